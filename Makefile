@@ -1,0 +1,56 @@
+# Two commands do everything: `make run` (set up, start in demo mode) and `make test` (set up, all checks).
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run live setup test test-slow lint types imports unit zones lock bench docs clean
+
+run: setup          ## set up and start the demo: sandbox, Dagster, dashboard
+	$(BIN)/v7 up --demo
+
+live: setup         ## set up and start on real Coinbase candles
+	$(BIN)/v7 up
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml scripts/setup.sh
+	PYTHON="$(PYTHON)" scripts/setup.sh $(VENV)
+	touch $@
+
+test: setup lint types imports unit zones   ## every check that takes minutes, not more
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+imports:
+	$(BIN)/lint-imports
+
+unit:
+	$(BIN)/pytest -n 2 -m "not slow"
+
+# The first system died of local time: what deals with time passes in three zones.
+zones:
+	TZ=America/New_York $(BIN)/pytest -q -n 2 -m "not slow" v7_pipeline_tests/store v7_pipeline_tests/market v7_pipeline_tests/gates v7_pipeline_tests/trades v7_pipeline_tests/scan
+	TZ=Asia/Kolkata $(BIN)/pytest -q -n 2 -m "not slow" v7_pipeline_tests/store v7_pipeline_tests/market v7_pipeline_tests/gates v7_pipeline_tests/trades v7_pipeline_tests/scan
+
+test-slow: setup    ## drills, the daemon, the browser, PostgreSQL
+	$(BIN)/pytest -m slow
+
+bench: setup        ## print the measured figures
+	$(BIN)/python benchmarks/scan.py
+
+docs: setup
+	$(BIN)/mkdocs build --strict
+
+lock:               ## resolve requirements.in and requirements-dev.in into requirements.lock, for every platform
+	$(BIN)/uv pip compile --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url -q \
+		requirements.in requirements-dev.in -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .v7 build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,165 @@
+"""The alerts that a scan's events call for, as rows of the outbox.
+
+Each row's identity is its event's, so that writing an event twice leaves one alert. Sending belongs to
+deliver.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from v7_pipeline.alerts.text import (
+    MISSING,
+    number_text,
+    percent_text,
+    price_text,
+    reward_risk,
+    time_text,
+    usd_text,
+)
+
+__all__ = ["COLUMNS", "alerts_for_scan"]
+
+COLUMNS = (
+    "alert_id", "created_at", "kind", "severity", "title", "body", "status", "attempts", "delivered_at",
+    "error",
+)  # fmt: skip
+_SIGNAL_COLUMNS = (
+    "signal_id", "symbol", "strategy", "side", "confidence", "entry_price", "stop_price", "target_price",
+    "quantity", "risk_usd", "tier", "reasoning", "gates_off", "accepted",
+)  # fmt: skip
+_OUTCOME_COLUMNS = (
+    "signal_id", "kind", "symbol", "strategy", "side", "entry_price", "exit_time", "exit_price",
+    "exit_reason", "net_return", "r_multiple", "pnl_usd", "outcome",
+)  # fmt: skip
+
+
+def alerts_for_scan(
+    signals_accepted: pd.DataFrame,
+    closed_outcomes: pd.DataFrame,
+    failures: Mapping[str, str],
+    *,
+    as_of: datetime,
+    demo: bool,
+    increments: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """The alerts rows (without provenance) of the scan at `as_of`.
+
+    `signals_accepted` joins llm_signals with gated_signals; a row that is not accepted, or is no BUY or
+    SELL, is never alerted. Of `closed_outcomes` (outcomes rows, with `gates_off` where joined) only closed
+    paper trades are. `failures` maps a symbol (or a step) to why it failed; together they are one alert.
+    `increments` maps a symbol to its quote increment in USD. In `demo` title and body say DEMO. Raises
+    ValueError on a naive `as_of` or a missing column.
+    """
+    if as_of.tzinfo is None:
+        raise ValueError(f"as_of {as_of} has no time zone; pass an instant in UTC")
+    instant = pd.Timestamp(as_of).tz_convert("UTC")
+    steps = increments or {}
+    _require(signals_accepted, _SIGNAL_COLUMNS, "accepted signals")
+    _require(closed_outcomes, _OUTCOME_COLUMNS, "closed outcomes")
+    rows: list[dict[str, Any]] = []
+    accepted = signals_accepted["accepted"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+    for row in signals_accepted[accepted & signals_accepted["side"].isin(("BUY", "SELL"))].to_dict("records"):
+        rows.append(_signal(row, instant, steps.get(str(row["symbol"]))))
+    for row in closed_outcomes.to_dict("records"):
+        if row["kind"] == "paper" and row["outcome"] != "open":
+            rows.append(_closed(row, steps.get(str(row["symbol"]))))
+    if failures:
+        rows.append(_failed(failures, instant))
+    frame = pd.DataFrame(rows, columns=["alert_id", "created_at", "kind", "severity", "title", "body"])
+    if demo:
+        frame["title"] = "DEMO " + frame["title"]
+        frame["body"] = "DEMO: simulated market, no real prices.\n" + frame["body"]
+    frame["created_at"] = pd.to_datetime(frame["created_at"], utc=True).astype("datetime64[us, UTC]")
+    frame["status"] = "pending"
+    frame["attempts"] = 0
+    frame["delivered_at"] = pd.Series(pd.NaT, index=frame.index, dtype="datetime64[us, UTC]")
+    frame["error"] = None
+    return frame[list(COLUMNS)]
+
+
+def _signal(row: dict[str, Any], instant: pd.Timestamp, increment: float | None) -> dict[str, Any]:
+    entry, stop, target = row["entry_price"], row["stop_price"], row["target_price"]
+    verb = "buy" if row["side"] == "BUY" else "sell"
+    lines = [
+        f"Price to {verb}: {price_text(entry, increment)}",
+        f"Stop: {price_text(stop, increment)} ({_distance(entry, stop)})",
+        f"Target: {price_text(target, increment)} ({_distance(entry, target)})",
+        f"Reward:risk: {number_text(reward_risk(entry, stop, target))}",
+        f"Quantity: {_quantity(row['quantity'])} {str(row['symbol']).partition('-')[0]}"
+        f" (risk {usd_text(row['risk_usd'])})",
+        f"Confidence: {percent_text(row['confidence'], 0)}, tier {_word(row['tier'])}",
+        f"Price age: {number_text(row.get('price_age_s'), 0)} s",
+        f"Why: {_word(row['reasoning'])}",
+        *_guards(row),
+        f"Signal {row['signal_id']}, scan of {time_text(instant)}",
+    ]
+    return {
+        "alert_id": f"signal:{row['signal_id']}",
+        "created_at": instant,
+        "kind": "signal",
+        "severity": "info",
+        "title": f"{row['side']} {row['symbol']} at {price_text(entry, increment)} ({row['strategy']})",
+        "body": "\n".join(lines),
+    }
+
+
+def _closed(row: dict[str, Any], increment: float | None) -> dict[str, Any]:
+    end = pd.Timestamp(row["exit_time"]) + pd.Timedelta(minutes=1)
+    lines = [
+        f"Exit: {_word(row['exit_reason'])} at {price_text(row['exit_price'], increment)},"
+        f" entered at {price_text(row['entry_price'], increment)}",
+        f"Net return: {percent_text(row['net_return'], 2, sign=True)}, {number_text(row['r_multiple'], sign=True)} R",
+        f"Profit or loss: {usd_text(row['pnl_usd'], sign=True)} (paper)",
+        *_guards(row),
+        f"Signal {row['signal_id']}, closed {time_text(end)}",
+    ]
+    return {
+        "alert_id": f"trade_closed:{row['signal_id']}",
+        "created_at": end,
+        "kind": "trade_closed",
+        "severity": "info",
+        "title": f"{row['outcome'].capitalize()}: {row['side']} {row['symbol']} closed ({row['strategy']})",
+        "body": "\n".join(lines),
+    }
+
+
+def _failed(failures: Mapping[str, str], instant: pd.Timestamp) -> dict[str, Any]:
+    names = sorted(failures)
+    return {
+        "alert_id": f"scan_failed:{instant:%Y%m%dT%H%M%SZ}",
+        "created_at": instant,
+        "kind": "scan_failed",
+        "severity": "warning",
+        "title": f"Scan of {time_text(instant)} failed for {', '.join(names)}",
+        "body": "\n".join(f"{name}: {failures[name]}" for name in names),
+    }
+
+
+def _guards(row: dict[str, Any]) -> list[str]:
+    off = row.get("gates_off")
+    return [f"GATES OFF: {off}"] if isinstance(off, str) and off.strip() else []
+
+
+def _distance(entry: Any, level: Any) -> str:
+    if entry is None or level is None or pd.isna(entry) or pd.isna(level) or not entry:
+        return MISSING
+    return percent_text(float(level) / float(entry) - 1, 2, sign=True)
+
+
+def _quantity(value: Any) -> str:
+    return MISSING if value is None or pd.isna(value) else f"{float(value):.8f}".rstrip("0").rstrip(".")
+
+
+def _word(value: Any) -> str:
+    return MISSING if value is None or pd.isna(value) or not str(value).strip() else str(value).strip()
+
+
+def _require(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise ValueError(f"{what} lack the column(s) {', '.join(missing)}; join them before calling")

@@ -1,0 +1,152 @@
+"""The words every analyst shares: question, answer, decision, the two modes' thresholds and the reason codes.
+
+How an answer is found belongs to rules.py and deepseek.py; what a decision must satisfy to be a signal, to gates/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+__all__ = [
+    "AGGRESSIVE",
+    "BUDGET_DAY",
+    "BUDGET_MONTH",
+    "CONSERVATIVE",
+    "READINGS_MISSING",
+    "Analyst",
+    "AnalystError",
+    "Answer",
+    "Decision",
+    "Mode",
+    "Question",
+    "Side",
+    "call_id_of",
+    "mode_of",
+    "require_aware",
+]
+
+Side = Literal["BUY", "SELL", "HOLD"]
+Status = Literal["answered", "abstained", "skipped"]
+
+# Reason codes of decisions that were not answered; reply.py and deepseek.py add theirs.
+READINGS_MISSING = "READINGS_MISSING"
+BUDGET_DAY = "BUDGET_DAY"
+BUDGET_MONTH = "BUDGET_MONTH"
+
+
+class AnalystError(RuntimeError):
+    """The analyst cannot work as it is set up; one sentence, never with a secret in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """The thresholds a mode states. `min_strength`: |combined score|; `min_confidence`: of a BUY or SELL."""
+
+    name: str
+    min_strength: float
+    min_confidence: float
+    min_agreeing: int
+
+
+# The strengths are quantiles of |combined score| on simulated random walks: of driftless normal walks conservative lets
+# 1 scan in 90 through and aggressive 1 in 30; where volatility clusters it is 1 in 20 and 1 in 9.
+CONSERVATIVE = Mode("conservative", min_strength=0.22, min_confidence=0.60, min_agreeing=3)
+AGGRESSIVE = Mode("aggressive", min_strength=0.16, min_confidence=0.55, min_agreeing=2)
+
+
+def mode_of(aggressive: bool) -> Mode:
+    """The mode that the setting names."""
+    return AGGRESSIVE if aggressive else CONSERVATIVE
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that an analyst may know of one symbol at one scan.
+
+    `readings` is a theory_features row (all theory columns; None or NaN is missing) and `explanations` one sentence a
+    theory. Prices and the quote increment are in USD; `change_24h` and `observed_share` are fractions, `price_age_s` is
+    in seconds, `reward_risk` the least reward:risk of a plan net of costs, `room_usd` what the account's limits leave.
+    """
+
+    signal_id: str
+    symbol: str
+    strategy: str
+    as_of: datetime
+    features_as_of: datetime
+    readings: Mapping[str, float | None]
+    explanations: Mapping[str, str]
+    market_price: float
+    price_age_s: float
+    quote_increment: float
+    change_24h: float | None
+    observed_share: float | None
+    horizon_minutes: int
+    reward_risk: float
+    open_position: str | None
+    room_usd: float | None
+    aggressive: bool
+    demo: bool
+
+    def __post_init__(self) -> None:
+        require_aware(self.as_of, "as_of")
+        require_aware(self.features_as_of, "features_as_of")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A decision in full. Prices are in USD and missing for HOLD."""
+
+    side: Side
+    confidence: float
+    entry_price: float | None
+    stop_price: float | None
+    target_price: float | None
+    horizon_minutes: int | None
+    reasoning: str
+    key_theories: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What came of one question: an answer, or the reason why there is none. `cost_usd` is what this asking cost."""
+
+    signal_id: str
+    status: Status
+    status_reason: str | None
+    answer: Answer | None
+    call_id: str | None
+    prompt_version: str | None
+    cost_usd: float
+    analyst: str
+
+
+class Analyst(Protocol):
+    """Anyone who decides. A failure to decide is a reason code; a wrong set-up raises AnalystError."""
+
+    @property
+    def name(self) -> str:
+        """As stored in the `analyst` columns."""
+        ...
+
+    @property
+    def worst_case_usd(self) -> float:
+        """USD that one question may cost at most; 0 where asking is free."""
+        ...
+
+    def decide(self, questions: Sequence[Question], *, now: datetime) -> list[Decision]:
+        """One decision a question, in the questions' order."""
+        ...
+
+
+def call_id_of(analyst: str, signal_id: str) -> str:
+    """The ledger's identity of one question to one analyst."""
+    return f"{analyst}-{signal_id}"
+
+
+def require_aware(instant: datetime, name: str) -> None:
+    """Refuse a time without a zone: read in the wrong one it silently voids every window."""
+    if instant.tzinfo is None:
+        raise ValueError(f"{name} {instant.isoformat()} has no time zone; pass an instant in UTC")

@@ -1,0 +1,405 @@
+"""The analyst that asks DeepSeek, or whoever speaks its format: reserve, call, settle, read; all symbols at once.
+
+A reply that cannot be used, a time-out or a busy server is an abstention with its reason code; a wrong set-up (key,
+balance, request, price) raises AnalystError. Never is a decision made of free text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+
+from v7_pipeline.analyst.base import AnalystError, Answer, Decision, Question, call_id_of, require_aware
+from v7_pipeline.analyst.ledger import BudgetRefused, Call, Ending, Ledger, Received, Reservation
+from v7_pipeline.analyst.prices import PriceTable, token_upper_bound
+from v7_pipeline.analyst.prompt import Message, build_prompt, largest_prompt
+from v7_pipeline.analyst.reply import BLANK, OVERLOADED, REPAIRABLE, Abstention, parse_reply
+from v7_pipeline.analyst.wire import read_completion, redacted
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+    from pydantic import SecretStr
+
+__all__ = ["CONNECTION", "RATE_LIMITED", "SERVER_ERROR", "TIMEOUT", "UNREADABLE", "AnalystError", "DeepSeekAnalyst"]
+
+# Reason codes of abstentions that have no reply; reply.py has those of replies.
+TIMEOUT = "TIMEOUT"
+RATE_LIMITED = "RATE_LIMITED"
+SERVER_ERROR = "SERVER_ERROR"
+CONNECTION = "CONNECTION"
+UNREADABLE = "UNREADABLE"
+
+_REMEDIES = {
+    400: "the request was refused as malformed; check V7_DEEPSEEK_MODEL and V7_DEEPSEEK_URL",
+    401: "the key was refused; set a valid DEEPSEEK_API_KEY",
+    402: "the account's balance is used up; top it up, or choose V7_ANALYST=rules",
+    404: "nothing answers there; check V7_DEEPSEEK_URL and V7_DEEPSEEK_MODEL",
+    422: "a parameter was refused; check V7_DEEPSEEK_MODEL and V7_DEEPSEEK_MAX_TOKENS",
+}
+# Connections that never came to be: no request was sent, so nothing can be billed.
+_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"})
+MIN_ATTEMPT_S = 0.05  # with less than this left of the deadline no attempt is begun
+
+_T = TypeVar("_T")
+
+
+class _FailedAttempt(Exception):  # noqa: N818 - a step of the retry loop, never seen outside this module
+    """An attempt without a reply to read; `again` says whether another may succeed."""
+
+    def __init__(self, reason: str, detail: str, *, again: bool) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail, self.again = reason, detail, again
+
+
+@dataclass
+class _Asking:
+    """One question on its way: the messages of its next attempt, what is reserved for it, and what it has cost."""
+
+    question: Question
+    call_id: str
+    messages: tuple[Message, ...]
+    prompt_version: str
+    reserved: Reservation | None = None
+    endings: list[Ending] = field(default_factory=list)
+    failure: _FailedAttempt | None = None
+
+    @property
+    def cost_usd(self) -> float:
+        return sum(ending.cost_usd for ending in self.endings)
+
+
+class DeepSeekAnalyst:
+    """The DeepSeek client behind the Analyst protocol.
+
+    `deadline_s` bounds one call with all its attempts, in seconds: while queued the server sends blank lines, so no
+    time-out between bytes would ever fire. An attempt gets half of it, so that one that hangs can be tried again.
+    `retries` is how often what may be retried is; `backoff_s` the first pause's mean, doubling, with jitter.
+    Raises AnalystError where the key cannot be one, or the model has no price now.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        api_key: SecretStr,
+        base_url: str,
+        model: str,
+        prices: PriceTable,
+        clock: Callable[[], datetime],
+        deadline_s: float = 30.0,
+        max_tokens: int = 600,
+        retries: int = 2,
+        backoff_s: float = 0.5,
+        name: str = "deepseek",
+    ) -> None:
+        key = api_key.get_secret_value()
+        if not (key and key.isascii() and key.isprintable() and " " not in key):
+            raise AnalystError("DEEPSEEK_API_KEY is blank or has characters that no key has; copy it again")
+        self.name = name
+        self._ledger, self._prices, self._clock = ledger, prices, clock
+        self._api_key, self._base_url, self._model = api_key, base_url, model
+        self._deadline_s, self._retries, self._backoff_s = deadline_s, retries, backoff_s
+        self._parameters: dict[str, Any] = {
+            "temperature": 0.0,
+            "max_tokens": max_tokens,
+            "response_format": {"type": "json_object"},
+            "stream": False,
+        }
+        # Thinking is on unless told otherwise, and costs about ten times as much.
+        self._extra: dict[str, Any] = {"thinking": {"type": "disabled"}}
+        prices.price_for(model, clock())
+
+    @property
+    def worst_case_usd(self) -> float:
+        """What one attempt may cost at most, in USD, for the longest prompt; for the gate that saves the asking."""
+        return self._worst_case(largest_prompt().messages, self._clock())
+
+    def decide(self, questions: Sequence[Question], *, now: datetime) -> list[Decision]:
+        """One decision a question, in order: answered, abstained (no usable reply) or skipped (no budget).
+
+        A question that the ledger has an answer to is not asked again. AnalystError is raised only after the other
+        calls have been settled, so that a rerun finds their answers.
+        """
+        require_aware(now, "now")
+        self._prices.price_for(self._model, self._clock())
+        done = self._answered_before(questions)
+        asking = [self._asking(question) for question in questions if question.signal_id not in done]
+        results = self._ledger.reserve([self._call(item) for item in asking], self._clock())
+        for item, result in zip(asking, results, strict=True):
+            if isinstance(result, BudgetRefused):
+                done[item.question.signal_id] = self._decision(item, "skipped", reason=result.reason)
+            else:
+                item.reserved = result
+        waiting = [item for item in asking if item.reserved is not None]
+        if waiting:
+            done |= {decision.signal_id: decision for decision in _run(self._ask_all(waiting))}
+        return [done[question.signal_id] for question in questions]
+
+    # --- before the call --------------------------------------------------------------------
+
+    def _answered_before(self, questions: Sequence[Question]) -> dict[str, Decision]:
+        ids = {call_id_of(self.name, question.signal_id): question for question in questions}
+        found: dict[str, Decision] = {}
+        for call_id, (text, finish_reason) in self._ledger.answered(list(ids)).items():
+            parsed = parse_reply(text, finish_reason)
+            if isinstance(parsed, Answer):
+                item = self._asking(ids[call_id])
+                found[item.question.signal_id] = self._decision(item, "answered", answer=parsed)
+        return found
+
+    def _asking(self, question: Question) -> _Asking:
+        prompt = build_prompt(question)
+        return _Asking(question, call_id_of(self.name, question.signal_id), prompt.messages, prompt.version)
+
+    def _call(self, item: _Asking) -> Call:
+        parameters = json.dumps(self._parameters | self._extra, sort_keys=True)
+        messages = json.dumps(item.messages, ensure_ascii=False)
+        now = self._clock()
+        return Call(
+            call_id=item.call_id,
+            signal_id=item.question.signal_id,
+            symbol=item.question.symbol,
+            as_of=item.question.as_of,
+            analyst=self.name,
+            model=self._model,
+            prompt=messages,
+            prompt_hash=sha256(f"{self._model}\n{parameters}\n{messages}".encode()).hexdigest(),
+            prompt_version=item.prompt_version,
+            parameters=parameters,
+            price_version=self._prices.price_for(self._model, now).version,
+            worst_case_usd=self._worst_case(item.messages, now),
+        )
+
+    def _worst_case(self, messages: tuple[Message, ...], now: datetime) -> float:
+        return self._prices.worst_case(
+            self._model,
+            now,
+            prompt_tokens=token_upper_bound(messages),
+            max_tokens=self._parameters["max_tokens"],
+        )
+
+    # --- the call ---------------------------------------------------------------------------
+
+    async def _ask_all(self, asking: Sequence[_Asking]) -> list[Decision]:
+        from openai import AsyncOpenAI
+
+        writer = _Writer(self._ledger)
+        end = asyncio.get_running_loop().time() + self._deadline_s
+        async with AsyncOpenAI(
+            api_key=self._api_key.get_secret_value(), base_url=self._base_url, max_retries=0, timeout=self._deadline_s
+        ) as client:
+            results = await asyncio.gather(
+                *(self._ask(item, client, writer, end) for item in asking), return_exceptions=True
+            )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in results if isinstance(result, Decision)]
+
+    async def _ask(self, item: _Asking, client: AsyncOpenAI, writer: _Writer, end: float) -> Decision:
+        """Ask, and once more with the fault named where the reply has one that this can mend."""
+        parsed: Answer | Abstention | None = None
+        try:
+            text, parsed = await self._with_retries(item, client, writer, end)
+            if isinstance(parsed, Abstention) and parsed.reason in REPAIRABLE:
+                item.messages = (*item.messages, *_repair(text, parsed.detail))
+                _, parsed = await self._with_retries(item, client, writer, end)
+        except _FailedAttempt as failure:
+            # A repair that got no reply leaves the first reply's fault as the reason.
+            parsed = parsed or Abstention(failure.reason, failure.detail)
+        if isinstance(parsed, Answer):
+            return self._decision(item, "answered", answer=parsed)
+        return self._decision(item, "abstained", reason=parsed.reason)
+
+    async def _with_retries(
+        self, item: _Asking, client: AsyncOpenAI, writer: _Writer, end: float
+    ) -> tuple[str, Answer | Abstention]:
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_before_delay
+        from tenacity.wait import wait_random_exponential
+
+        left = max(end - asyncio.get_running_loop().time(), 0.0)
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._retries + 1) | stop_before_delay(left),
+            wait=wait_random_exponential(multiplier=self._backoff_s, max=left),
+            retry=retry_if_exception(lambda error: isinstance(error, _FailedAttempt) and error.again),
+            reraise=True,
+        )
+        return await retrying(self._attempt, item, client, writer, end)
+
+    async def _attempt(
+        self, item: _Asking, client: AsyncOpenAI, writer: _Writer, end: float
+    ) -> tuple[str, Answer | Abstention]:
+        """One attempt, one row of the ledger: the reply's text and what it says, or _FailedAttempt."""
+        loop = asyncio.get_running_loop()
+        limit = min(end - loop.time(), self._deadline_s / 2)
+        reserved = await self._reserved(item, limit)
+        started = loop.time()
+
+        def failed(reason: str, detail: str, *, again: bool = True) -> _FailedAttempt:
+            item.failure = _FailedAttempt(reason, detail, again=again)
+            return item.failure
+
+        async def close(ending: Ending) -> None:
+            item.endings.append(ending)
+            await writer.write(ending)
+
+        received: Received | None
+        try:
+            async with asyncio.timeout(limit):
+                body = await self._post(client, item.messages)
+        except TimeoutError:
+            await close(
+                reserved.unknown(f"{TIMEOUT}: no answer within {limit:.1f} s", self._clock(), loop.time() - started)
+            )
+            raise failed(TIMEOUT, f"no answer within {limit:.1f} s") from None
+        except _Refused as refused:
+            await close(
+                reserved.failed(f"HTTP {refused.status}: {refused.detail}", self._clock(), loop.time() - started)
+            )
+            if refused.status != 429 and refused.status < 500:
+                self._give_up(refused)
+            reason = RATE_LIMITED if refused.status == 429 else SERVER_ERROR
+            raise failed(reason, f"HTTP {refused.status}") from None
+        except _Broken as broken:
+            end_of = reserved.unknown if broken.sent else reserved.failed
+            await close(end_of(f"{CONNECTION}: {broken.detail}", self._clock(), loop.time() - started))
+            raise failed(CONNECTION, broken.detail) from None
+        received = read_completion(body, loop.time() - started)
+        if received is None:
+            unread = Received(body[:4_000], None, None, None, None, loop.time() - started)
+            await close(
+                reserved.unknown(f"{UNREADABLE}: the body is no chat completion", self._clock(), received=unread)
+            )
+            raise failed(UNREADABLE, "the body is no chat completion")
+        parsed = parse_reply(received.text, received.finish_reason)
+        await close(self._settled(reserved, received, parsed))
+        if isinstance(parsed, Abstention) and parsed.reason in (BLANK, OVERLOADED):
+            raise failed(parsed.reason, parsed.detail)
+        return received.text or "", parsed
+
+    async def _reserved(self, item: _Asking, limit: float) -> Reservation:
+        """The reservation made beforehand, or a new one for another attempt."""
+        if item.reserved is not None:
+            reserved, item.reserved = item.reserved, None
+            return reserved
+        if limit < MIN_ATTEMPT_S:
+            raise _FailedAttempt(TIMEOUT, "the deadline has passed", again=False)
+        (result,) = await asyncio.to_thread(self._ledger.reserve, [self._call(item)], self._clock())
+        if isinstance(result, Reservation):
+            return result
+        # Out of budget in the middle of a question: what failed before is why there is no answer.
+        earlier = item.failure or _FailedAttempt(result.reason, "no budget for another attempt", again=False)
+        raise _FailedAttempt(earlier.reason, earlier.detail, again=False)
+
+    async def _post(self, client: AsyncOpenAI, messages: tuple[Message, ...]) -> str:
+        """The body of a 200; _Refused for another status, _Broken where the connection failed."""
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        try:
+            response = await client.chat.completions.with_raw_response.create(
+                model=self._model,
+                messages=list(messages),  # type: ignore[arg-type]
+                extra_body=self._extra,
+                **self._parameters,
+            )
+        except APIStatusError as error:
+            raise _Refused(error.status_code, self._message_of(error)) from None
+        except APITimeoutError:
+            raise TimeoutError from None
+        except APIConnectionError as error:
+            # Only the cause's kind: its text may hold headers.
+            kind = type(error.__cause__).__name__
+            raise _Broken(kind, sent=kind not in _NEVER_SENT) from None
+        return response.text
+
+    def _message_of(self, error: APIStatusError) -> str:
+        body = error.body
+        text = body.get("message") if isinstance(body, dict) else None
+        return redacted(str(text or error.message), self._api_key.get_secret_value())
+
+    def _give_up(self, refused: _Refused) -> NoReturn:
+        remedy = _REMEDIES.get(refused.status, "check V7_DEEPSEEK_URL and the service's status")
+        raise AnalystError(f"{self.name} answered HTTP {refused.status} ({refused.detail}): {remedy}") from None
+
+    # --- after the call ---------------------------------------------------------------------
+
+    def _settled(self, reserved: Reservation, received: Received, parsed: Answer | Abstention) -> Ending:
+        error = f"{parsed.reason}: {parsed.detail}" if isinstance(parsed, Abstention) else None
+        if received.usage is None:
+            return reserved.unknown(error or "the answer has no usage", self._clock(), received=received)
+        cost = self._prices.cost(self._model, received.usage, reserved.reserved_at)
+        return reserved.settled(received, cost, self._clock(), error)
+
+    def _decision(
+        self,
+        item: _Asking,
+        status: Literal["answered", "abstained", "skipped"],
+        *,
+        answer: Answer | None = None,
+        reason: str | None = None,
+    ) -> Decision:
+        return Decision(
+            signal_id=item.question.signal_id,
+            status=status,
+            status_reason=reason,
+            answer=answer,
+            call_id=None if status == "skipped" else item.call_id,
+            prompt_version=item.prompt_version,
+            cost_usd=item.cost_usd,
+            analyst=self.name,
+        )
+
+
+class _Refused(Exception):  # noqa: N818 - as _FailedAttempt
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status, self.detail = status, detail
+
+
+class _Broken(Exception):  # noqa: N818 - as _FailedAttempt
+    def __init__(self, detail: str, *, sent: bool) -> None:
+        super().__init__(detail)
+        self.detail, self.sent = detail, sent
+
+
+class _Writer:
+    """Writes endings as they come; those that come while one is being written go together in the next transaction."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._pending: list[Ending] = []
+        self._turn = asyncio.Lock()
+
+    async def write(self, ending: Ending) -> None:
+        self._pending.append(ending)
+        async with self._turn:
+            batch, self._pending = self._pending, []
+            await asyncio.to_thread(self._ledger.write, batch)
+
+
+def _repair(text: str, fault: str) -> tuple[Message, Message]:
+    """The one more turn that a faulty reply gets: the reply, and its fault named."""
+    return (
+        {"role": "assistant", "content": text},
+        {
+            "role": "user",
+            "content": f"That reply cannot be used: {fault}. Reply once more with exactly one json object of the form "
+            "stated above and nothing else.",
+        },
+    )
+
+
+def _run(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run `coroutine` to its end, also where the caller's thread has an event loop of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()

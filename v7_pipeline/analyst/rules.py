@@ -1,0 +1,329 @@
+"""The analyst that needs no key: an equal-weight combination of the ten votes, with a plan from volatility.
+
+Deterministic and vectorised: `decide_frame` is the one core, under a scan, a backtest and the sandbox's stand-in alike.
+Weights learnt from outcomes do not belong here; they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from v7_pipeline.analyst.base import (
+    AGGRESSIVE,
+    CONSERVATIVE,
+    READINGS_MISSING,
+    Answer,
+    Decision,
+    Mode,
+    Question,
+    Side,
+    mode_of,
+    require_aware,
+)
+from v7_pipeline.analyst.reply import reply_of
+from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES
+
+__all__ = ["READING_COLUMNS", "RulesAnalyst", "answer_from_prompt", "decide_frame", "explain"]
+
+Floats = npt.NDArray[np.float64]
+
+VOLATILITY = f"volatility_{HEADLINE_WINDOW}"
+VOTES = [f"{theory}_vote" for theory in THEORY_NAMES]
+SCORES = [f"{theory}_score" for theory in THEORY_NAMES]
+PERCENTILES = [f"{theory}_percentile" for theory in THEORY_NAMES]
+READING_COLUMNS = (*VOTES, *SCORES, VOLATILITY)
+
+# The plan. The stop lies this share of the horizon's standard deviation (σ √horizon) from the entry: 0.31 % at
+# σ = 4e-4 a minute over 240 min. It is the Monte Carlo theory's default plan, whose probabilities the analyst reads.
+STOP_DEVIATIONS = 0.5
+MIN_STOP, MAX_STOP = 0.002, 0.03  # fractions of the entry; below the first, costs eat the trade
+# Fee and slippage of both sides (0.0325 % and 0.01 % each), and what rounding and a later fill may take.
+COSTS = 2 * (0.000325 + 0.0001)
+MARGIN = 1.05
+
+# Confidence by |combined score|: each mode's threshold has its mode's least confidence; strong agreement reaches .9.
+STRONG = 0.50
+CONFIDENCE_KNOTS = (
+    (0.0, AGGRESSIVE.min_strength, CONSERVATIVE.min_strength, STRONG),
+    (0.50, AGGRESSIVE.min_confidence, CONSERVATIVE.min_confidence, 0.90),
+)
+KEY_THEORIES = 3
+
+
+def decide_frame(
+    frame: pd.DataFrame,
+    *,
+    quote_increment: npt.ArrayLike,
+    horizon_minutes: npt.ArrayLike,
+    reward_risk: npt.ArrayLike,
+    aggressive: npt.ArrayLike = False,
+    weights: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """Decisions for rows of readings (READING_COLUMNS) with their `market_price`; the other inputs by row or for all.
+
+    Columns of the result, on the same index: status (answered, or abstained where price or volatility is missing or
+    no theory has a reading), side, confidence, entry_price, stop_price, target_price (USD, on the quote increment;
+    NaN for HOLD), horizon_minutes (NaN for HOLD), score (−1 … 1: weighted mean of vote × score, an abstaining theory
+    counting as 0), agreeing (theories that speak for the score's sign) and key_theories (strongest first, by comma).
+
+    The side follows the score's sign where |score| and `agreeing` reach the mode's thresholds, else it is HOLD.
+    Mirrored votes give mirrored sides and plans.
+    """
+    rows = len(frame)
+    price, volatility = _column(frame, "market_price"), _column(frame, VOLATILITY)
+    increment, horizon, ratio = (_rows(x, rows) for x in (quote_increment, horizon_minutes, reward_risk))
+    bold = np.broadcast_to(np.asarray(aggressive, dtype=bool), rows)
+
+    votes, scores = (frame[names].to_numpy(dtype=float, na_value=np.nan) for names in (VOTES, SCORES))
+    voices = votes * scores
+    heard = ~np.isnan(voices)
+    voices = np.where(heard, voices, 0.0) * _weights(weights)
+    score = _row_sums(voices)
+    sign = np.sign(score)
+    agreeing = (voices * sign[:, None] > 0).sum(axis=1)
+
+    readable = (price > 0) & (volatility >= 0) & heard.any(axis=1)
+    strong = np.abs(score) >= np.where(bold, AGGRESSIVE.min_strength, CONSERVATIVE.min_strength)
+    joined = agreeing >= np.where(bold, AGGRESSIVE.min_agreeing, CONSERVATIVE.min_agreeing)
+    entry, stop, target = _plan(price, volatility, sign, increment, horizon, ratio)
+    trades = readable & strong & joined & (stop > 0) & (target > 0)
+
+    side = np.full(rows, "HOLD", dtype=object)
+    side[trades & (sign > 0)], side[trades & (sign < 0)], side[~readable] = "BUY", "SELL", None
+    return pd.DataFrame(
+        {
+            "status": np.where(readable, "answered", "abstained"),
+            "side": side,
+            "confidence": np.where(readable, _confidence(np.abs(score), bold, trades), np.nan),
+            "entry_price": np.where(trades, entry, np.nan),
+            "stop_price": np.where(trades, stop, np.nan),
+            "target_price": np.where(trades, target, np.nan),
+            "horizon_minutes": np.where(trades, horizon, np.nan),
+            "score": score,
+            "agreeing": agreeing,
+            "key_theories": _key_theories(voices, sign),
+        },
+        index=frame.index,
+    )
+
+
+class RulesAnalyst:
+    """The rules behind the Analyst protocol. `weights` by theory name; equal where not given."""
+
+    name = "rules"
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        _weights(weights)
+        self._weights = weights
+
+    @property
+    def worst_case_usd(self) -> float:
+        """What a question may cost: nothing."""
+        return 0.0
+
+    def decide(self, questions: Sequence[Question], *, now: datetime) -> list[Decision]:
+        """One decision a question, in order; abstained with READINGS_MISSING where a needed reading is missing."""
+        require_aware(now, "now")
+        if not questions:
+            return []
+        frame = _frame([{**q.readings, "market_price": q.market_price} for q in questions])
+        decided = decide_frame(
+            frame,
+            quote_increment=[q.quote_increment for q in questions],
+            horizon_minutes=[q.horizon_minutes for q in questions],
+            reward_risk=[q.reward_risk for q in questions],
+            aggressive=[q.aggressive for q in questions],
+            weights=self._weights,
+        )
+        rows = decided.to_dict("records")
+        return [self._decision(question, row) for question, row in zip(questions, rows, strict=True)]
+
+    def _decision(self, question: Question, row: Mapping[str, Any]) -> Decision:
+        answered = row["status"] == "answered"
+        answer = _answer(row, explain(row, question.readings, question.explanations, mode_of(question.aggressive)))
+        return Decision(
+            signal_id=question.signal_id,
+            status="answered" if answered else "abstained",
+            status_reason=None if answered else READINGS_MISSING,
+            answer=answer if answered else None,
+            call_id=None,
+            prompt_version=None,
+            cost_usd=0.0,
+            analyst=self.name,
+        )
+
+
+def explain(row: Mapping[str, Any], readings: Mapping[str, Any], explanations: Mapping[str, str], mode: Mode) -> str:
+    """One to three sentences on a row of `decide_frame`: the combined score, and what the key theories read."""
+    if row["status"] != "answered":
+        return "No decision: the price, its volatility or every theory's reading is missing."
+    strength, count = abs(row["score"]), int(row["agreeing"])
+    names = [name for name in str(row["key_theories"]).split(",") if name]
+    spoken = " ".join(_sentence(name, readings, explanations) for name in names[:2])
+    if row["side"] == "HOLD":
+        lean = "none of the ten theories speaks" if not count else f"{count} of 10 theories lean one way"
+        return (
+            f"Nothing stands out from noise: {lean}, combined score {row['score']:+.3f}; a signal needs "
+            f"{mode.min_strength:.2f} and {mode.min_agreeing} theories. {spoken}".strip()
+        )
+    direction = "up" if row["side"] == "BUY" else "down"
+    score = f"combined score {strength:.3f} (needs {mode.min_strength:.2f})"
+    return f"{count} of 10 theories point {direction}, {score}. {spoken}".strip()
+
+
+def answer_from_prompt(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules' reply (reply.py's schema) to a prompt's JSON document (prompt.py's layout).
+
+    Where readings are missing the reply is a HOLD that says so, as a language model's would be. ValueError where the
+    document is not of that layout.
+    """
+    try:
+        theories, market, plan = document["readings"], document["market"], document["plan"]
+        readings = _readings(theories)
+        meanings = {theory: str(theories[theory]["meaning"] or "") for theory in THEORY_NAMES}
+        mode = mode_of(document["mode"] == AGGRESSIVE.name)
+        decided = decide_frame(
+            _frame([{**readings, VOLATILITY: market["volatility_per_minute"], "market_price": market["price"]}]),
+            quote_increment=market["quote_increment"],
+            horizon_minutes=plan["horizon_minutes"],
+            reward_risk=plan["least_reward_risk"],
+            aggressive=mode is AGGRESSIVE,
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"the document is not a prompt of this version: {error} is missing or of another type"
+        ) from None
+    row = decided.to_dict("records")[0]
+    reasoning = explain(row, readings, meanings, mode)
+    if row["status"] != "answered":
+        row = {**row, "side": "HOLD", "confidence": 0.5, "key_theories": ""}
+    opposite = "the opposite direction" if row["side"] != "HOLD" else "one direction"
+    return reply_of(_answer(row, reasoning), f"A combined score of {mode.min_strength:.2f} in {opposite}.")
+
+
+# --- the core's parts -----------------------------------------------------------------------
+
+
+def _row_sums(values: Floats) -> Floats:
+    # Column by column, so that a row's sum has the same bits alone and among a million (a matrix product's has not).
+    total = np.zeros(len(values))
+    for column in values.T:
+        total += column
+    return total
+
+
+def _plan(
+    price: Floats, volatility: Floats, sign: Floats, increment: Floats, horizon: Floats, reward_risk: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Entry, stop and target on the quote increment; stop and target are rounded away from the entry.
+
+    The target is so far that reward:risk net of COSTS still reaches `reward_risk` with the MARGIN.
+    """
+    entry_steps = np.rint(price / increment)
+    entry = _on_grid(entry_steps, increment)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.clip(STOP_DEVIATIONS * volatility * np.sqrt(horizon), MIN_STOP, MAX_STOP)
+        stop_steps = np.ceil(distance * entry / increment)
+        risk = stop_steps * increment / entry
+        reward = reward_risk * MARGIN * (risk + COSTS) + COSTS
+        target_steps = np.ceil(reward * entry / increment)
+    stop = _on_grid(entry_steps - sign * stop_steps, increment)
+    target = _on_grid(entry_steps + sign * target_steps, increment)
+    return entry, stop, target
+
+
+def _on_grid(steps: Floats, increment: Floats) -> Floats:
+    # steps ÷ (1 ÷ increment) is the double nearest to the decimal price; steps × 0.01 would carry 0.01's own error.
+    return np.where(increment < 1, steps / np.rint(1 / increment), steps * increment)
+
+
+def _confidence(strength: Floats, bold: npt.NDArray[np.bool_], trades: npt.NDArray[np.bool_]) -> Floats:
+    needed = np.where(bold, AGGRESSIVE.min_strength, CONSERVATIVE.min_strength)
+    holding = 1 - 0.5 * np.minimum(strength / needed, 1)
+    return np.where(trades, np.interp(strength, *CONFIDENCE_KNOTS), holding)
+
+
+def _key_theories(voices: Floats, sign: Floats) -> npt.NDArray[np.object_]:
+    """Names of the strongest theories on the score's side, strongest first, joined by commas."""
+    towards = voices * sign[:, None]
+    rows = np.arange(len(sign))
+    code = np.zeros(len(sign), dtype=np.intp)
+    for _ in range(KEY_THEORIES):
+        best = towards.argmax(axis=1)
+        code = code * (_NOBODY + 1) + np.where(towards[rows, best] > 0, best, _NOBODY)
+        towards[rows, best] = -np.inf
+    return _key_names()[code]
+
+
+_NOBODY = len(THEORY_NAMES)
+
+
+@cache
+def _key_names() -> npt.NDArray[np.object_]:
+    """The joined names of every choice of KEY_THEORIES places, each a theory or nobody."""
+    choices = product((*THEORY_NAMES, ""), repeat=KEY_THEORIES)
+    return np.array([",".join(filter(None, choice)) for choice in choices], dtype=object)
+
+
+def _weights(weights: Mapping[str, float] | None) -> Floats:
+    if weights is None:
+        return np.full(len(THEORY_NAMES), 1 / len(THEORY_NAMES))
+    unknown = set(weights) - set(THEORY_NAMES)
+    if unknown:
+        raise ValueError(f"no theory called {', '.join(sorted(unknown))}; weights are for {', '.join(THEORY_NAMES)}")
+    given = np.array([weights.get(theory, 0.0) for theory in THEORY_NAMES], dtype=float)
+    if not (np.isfinite(given).all() and (given >= 0).all() and given.sum() > 0):
+        raise ValueError("weights are finite, not negative, and not all zero")
+    return given / given.sum()
+
+
+def _column(frame: pd.DataFrame, name: str) -> Floats:
+    return frame[name].to_numpy(dtype=float, na_value=np.nan)
+
+
+def _rows(values: npt.ArrayLike, rows: int) -> Floats:
+    return np.broadcast_to(np.asarray(values, dtype=float), rows)
+
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    wanted = [*READING_COLUMNS, "market_price"]
+    return pd.DataFrame([{name: row.get(name) for name in wanted} for row in rows], columns=wanted).astype(float)
+
+
+def _readings(theories: Mapping[str, Any]) -> dict[str, Any]:
+    parts = ("vote", "score", "percentile")
+    return {f"{theory}_{part}": theories[theory][part] for theory in THEORY_NAMES for part in parts}
+
+
+def _answer(row: Mapping[str, Any], reasoning: str) -> Answer:
+    side: Side = row["side"] or "HOLD"
+    plan = [row[name] for name in ("entry_price", "stop_price", "target_price")]
+    entry, stop, target = (None, None, None) if side == "HOLD" else (float(value) for value in plan)
+    return Answer(
+        side=side,
+        confidence=round(float(row["confidence"]), 4),
+        entry_price=entry,
+        stop_price=stop,
+        target_price=target,
+        horizon_minutes=None if side == "HOLD" else int(row["horizon_minutes"]),
+        reasoning=reasoning,
+        key_theories=tuple(name for name in str(row["key_theories"]).split(",") if name),
+    )
+
+
+def _sentence(theory: str, readings: Mapping[str, Any], explanations: Mapping[str, str]) -> str:
+    text = explanations.get(theory, "").strip()
+    if text:
+        return text if text.endswith(".") else f"{text}."
+    percentile = readings.get(f"{theory}_percentile")
+    if percentile is None or np.isnan(percentile):
+        return f"{theory}: vote {readings[f'{theory}_vote']:+.2f}."
+    return f"{theory}: vote {readings[f'{theory}_vote']:+.2f}, at {percentile:.1%} of its null."

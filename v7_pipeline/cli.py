@@ -1,0 +1,435 @@
+"""The v7 command: arguments in, one sentence out where they are wrong (exit 2), work handed to the rooms.
+
+Nothing is computed here. Heavy imports happen inside the commands, so that `v7 --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from v7_pipeline import __version__
+from v7_pipeline.settings import Settings, SettingsError, load_settings
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="v7",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="V7: ten theories, an analyst, gates and honest outcomes for crypto signals. It places no orders.",
+)
+
+Demo = Annotated[
+    bool | None, typer.Option("--demo/--live", help="Demo: the sandbox's simulated market. Default: V7_MODE.")
+]
+Symbols = Annotated[str | None, typer.Option(help="Products, separated by commas, such as BTC-USD,ETH-USD.")]
+
+
+class UsageProblem(Exception):
+    """An argument cannot be used; the message is the one sentence that the person sees."""
+
+
+@app.command(epilog="Examples: `v7 up --demo` · `v7 up` · `V7_SYMBOLS=BTC-USD v7 up`")
+def up(
+    demo: Demo = None,
+    history: Annotated[bool, typer.Option(help="Demo: fill a day of scans into a fresh store.")] = True,
+) -> None:
+    """Start everything in one process tree (sandbox in demo mode, Dagster's pages and daemon, dashboard); Ctrl-C ends it."""
+    from v7_pipeline.console import RichTeller, banner, latest_scan, out, scan_blocks
+    from v7_pipeline.orchestration.launch import prepare_home
+    from v7_pipeline.orchestration.up import sandbox_settings
+    from v7_pipeline.orchestration.up import up as run_up
+
+    settings = _settings(demo)
+    console = out()
+    # Demo decides like live with a key: through the wire format, answered by the sandbox.
+    shown = sandbox_settings(settings, "") if settings.mode == "demo" else settings
+    console.print(banner(shown))
+    prepare_home(settings)
+
+    def ready(addresses: Any) -> None:
+        from v7_pipeline.store import open_store
+
+        store = open_store(settings.store_url, wait_s=settings.store_wait_s)
+        newest = latest_scan(store)
+        if newest is not None:
+            console.print(scan_blocks(store, shown, newest))
+        console.print(f"\nDagster    {addresses.dagster}\nDashboard  {addresses.dashboard}")
+        if addresses.sandbox:
+            console.print(f"Sandbox    {addresses.sandbox}   (simulated market: everything here is DEMO)")
+        console.print("A scan every two minutes. Ctrl-C stops everything.")
+
+    run_up(settings, RichTeller(console), history=history, on_ready=ready)
+
+
+@app.command(epilog="Examples: `v7 scan` · `v7 scan --as-of 2023-12-11T02:12:00Z` · `v7 scan --demo`")
+def scan(
+    as_of: Annotated[
+        str | None, typer.Option(help="Instant in UTC, such as 2023-12-11T02:12:00Z. Default: this minute.")
+    ] = None,
+    symbols: Symbols = None,
+    demo: Demo = None,
+) -> None:
+    """One scan, recorded as a Dagster run. Done twice it changes nothing."""
+    from v7_pipeline.console import banner, out, scan_blocks
+
+    console = out()
+    with _Session(_settings(demo, symbols=symbols)) as session:
+        instant = _instant(as_of) if as_of else _now_minute()
+        if instant > _now_minute():
+            raise UsageProblem(f"--as-of {as_of} lies in the future; give an instant that has passed")
+        console.print(banner(session.settings))
+        session.scan(instant)
+        console.print(scan_blocks(session.store, session.settings, instant))
+
+
+@app.command(
+    epilog="Examples: `v7 run --iterations 3 --sleep-seconds 120` · `v7 run --iterations -1 --symbols BTC-USD --conservative`"
+)
+def run(
+    iterations: Annotated[int, typer.Option(help="How many scans; -1 for ever.")] = 1,
+    sleep_seconds: Annotated[int, typer.Option(help="s from one scan's start to the next one's.")] = 120,
+    symbols: Symbols = None,
+    max_signals: Annotated[int | None, typer.Option(help="Accepted signals in any hour, at most.")] = None,
+    daily_budget: Annotated[float | None, typer.Option(help="USD a day for analyst calls.")] = None,
+    monthly_budget: Annotated[float | None, typer.Option(help="USD a month for analyst calls.")] = None,
+    conservative: Annotated[
+        bool | None,
+        typer.Option("--conservative/--aggressive", help="Thresholds of the analyst. Default: V7_AGGRESSIVE."),
+    ] = None,
+    demo: Demo = None,
+) -> None:
+    """Scans in a loop without the daemon, each recorded as a Dagster run."""
+    from v7_pipeline.console import banner, out, scan_blocks, statistics_block
+
+    if iterations == 0 or iterations < -1:
+        raise UsageProblem(f"--iterations {iterations} makes no scan; give a positive number, or -1 for ever")
+    if sleep_seconds < 0:
+        raise UsageProblem(f"--sleep-seconds {sleep_seconds} is negative; give 0 or more")
+    changes = {
+        "max_signals_per_hour": max_signals,
+        "daily_budget_usd": daily_budget,
+        "monthly_budget_usd": monthly_budget,
+        "aggressive": None if conservative is None else not conservative,
+    }
+    console = out()
+    with _Session(_settings(demo, symbols=symbols, **changes)) as session:
+        console.print(banner(session.settings))
+        done = 0
+        try:
+            while iterations == -1 or done < iterations:
+                started = time.monotonic()
+                instant = _now_minute()
+                session.scan(instant)
+                console.print(scan_blocks(session.store, session.settings, instant))
+                done += 1
+                if iterations == -1 or done < iterations:
+                    time.sleep(max(0.0, sleep_seconds - (time.monotonic() - started)))
+        except KeyboardInterrupt:
+            console.print(f"stopped after {done} scan(s)")
+        console.print(statistics_block(session.store, session.settings))
+
+
+@app.command(epilog="Example: `v7 backfill --from 2023-12-01 --to 2023-12-12 --symbols BTC-USD,ETH-USD`")
+def backfill(
+    first: Annotated[str, typer.Option("--from", help="First UTC day, such as 2023-12-01.")],
+    last: Annotated[str, typer.Option("--to", help="Last UTC day, included.")],
+    symbols: Symbols = None,
+    demo: Demo = None,
+) -> None:
+    """Candles and readings of whole days, in one Dagster run, with a progress bar."""
+    from v7_pipeline.console import RichTeller, out
+
+    start, end = _day(first, "--from"), _day(last, "--to")
+    settings = _settings(demo, symbols=symbols)
+    if end < start:
+        raise UsageProblem(f"--to {last} lies before --from {first}; swap them")
+    if start < settings.first_day:
+        raise UsageProblem(
+            f"--from {first} lies before the first partition {settings.first_day}; set V7_FIRST_DAY to an earlier day"
+        )
+    if end > datetime.now(UTC).date():
+        raise UsageProblem(f"--to {last} lies in the future; give a day up to today")
+    console = out()
+    teller = RichTeller(console)
+    with _Session(settings) as session:
+        try:
+            counts = session.backfill(start, end, teller.progress)
+        finally:
+            teller.finish()
+    console.print(f"{counts['candles']} candles and {counts['readings']} readings stored for {start} … {end}")
+
+
+@app.command(epilog="Examples: `v7 signals` · `v7 signals --symbol BTC-USD --limit 5 --accepted`")
+def signals(
+    symbol: Annotated[str | None, typer.Option(help="One product.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 20,
+    accepted: Annotated[bool, typer.Option("--accepted", help="Only what passed every gate.")] = False,
+    demo: Demo = None,
+) -> None:
+    """The newest BUY and SELL signals with the gates' verdict and what became of them."""
+    from v7_pipeline.console import out, signals_table
+
+    settings = _settings(demo)
+    out().print(
+        signals_table(
+            _store(settings), symbol=symbol, limit=limit, accepted_only=accepted, demo=settings.mode == "demo"
+        )
+    )
+
+
+@app.command(epilog="Example: `v7 why v7-BTC-USD-20231211T021200Z`")
+def why(
+    signal_id: Annotated[str, typer.Argument(help="As `v7 signals` prints it.")],
+    demo: Demo = None,
+) -> None:
+    """One signal's story: candles → readings → prompt → reply → gates → outcome."""
+    from v7_pipeline.console import out, why_blocks
+
+    settings = _settings(demo)
+    try:
+        out().print(why_blocks(_store(settings), signal_id, demo=settings.mode == "demo"))
+    except KeyError as error:
+        raise UsageProblem(str(error.args[0])) from None
+
+
+@app.command()
+def stats(demo: Demo = None) -> None:
+    """Decisions, outcomes, win rates and cost so far; every rate with its n and interval."""
+    from v7_pipeline.console import out, statistics_block
+
+    settings = _settings(demo)
+    out().print(statistics_block(_store(settings), settings))
+
+
+@app.command()
+def doctor(demo: Demo = None) -> None:
+    """One line for each thing that must be well, with the fix where it is not. Exit 1 where something fails."""
+    from v7_pipeline.console import out
+    from v7_pipeline.orchestration.doctor import examine
+
+    settings = _settings(demo)
+    if settings.mode == "demo":
+        from v7_pipeline.orchestration.up import sandbox_settings
+
+        settings = sandbox_settings(settings, f"http://{settings.host}:{settings.sandbox_port}")
+    console = out()
+    failed = 0
+    for finding in examine(settings):
+        mark = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "fail": "[red]FAIL[/]"}[finding.state]
+        failed += finding.state == "fail"
+        fix = f" → {finding.fix}" if finding.fix else ""
+        console.print(f"{mark} {finding.subject:<24} ", end="")
+        console.print(f"{finding.detail}{fix}", markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(name="settings")
+def show_settings(demo: Demo = None) -> None:
+    """Every setting: its name, value (secrets masked), where it comes from and what it means."""
+    from rich.table import Table
+
+    from v7_pipeline.console import out
+    from v7_pipeline.settings import env_name, origin_of
+
+    settings = _settings(demo)
+    table = Table(expand=False)
+    for name in ("setting", "value", "from", "meaning"):
+        table.add_column(name, overflow="fold")
+    for field, info in type(settings).model_fields.items():
+        table.add_row(env_name(field), str(getattr(settings, field)), origin_of(field), info.description)
+    out().print(table)
+
+
+@app.command(epilog="Examples: `v7 sandbox` · `v7 sandbox --replay BTC-USD_1m.parquet --replay ETH-USD_1m.parquet`")
+def sandbox(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port. Default: V7_SANDBOX_PORT.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the simulated market.")] = None,
+    replay: Annotated[
+        list[Path] | None, typer.Option(help="Recorded candles (parquet or csv), instead of simulated ones.")
+    ] = None,
+) -> None:
+    """The stand-in for Coinbase and DeepSeek alone: simulated, or replayed from files; faults on request."""
+    settings = load_settings()
+    from v7_pipeline.sandbox.server import run as serve
+
+    for path in replay or ():
+        if not path.is_file():
+            raise UsageProblem(f"--replay {path}: there is no such file; give a parquet or csv file of candles")
+    serve(
+        host or settings.host,
+        port or settings.sandbox_port,
+        seed=settings.sandbox_seed if seed is None else seed,
+        replay_files=tuple(replay or ()),
+    )
+
+
+@app.command()
+def dashboard(
+    port: Annotated[int | None, typer.Option(help="Port. Default: V7_DASHBOARD_PORT.")] = None,
+    dagster_url: Annotated[str | None, typer.Option(help="Where Dagster's pages are.")] = None,
+    demo: Demo = None,
+) -> None:
+    """The dashboard alone."""
+    settings = _settings(demo)
+    from v7_pipeline.dashboard.app import run as serve
+
+    serve(
+        settings.host, port or settings.dashboard_port, store_url=settings.store_url, mode=settings.mode,
+        dagster_url=dagster_url or f"http://{settings.host}:{settings.ui_port}", settings=settings,
+    )  # fmt: skip
+
+
+@app.command()
+def warmup() -> None:
+    """Compile the theories' kernels once, so that the first scan does not wait for it."""
+    from v7_pipeline.theories import warm_up
+
+    started = time.perf_counter()
+    warm_up()
+    typer.echo(f"kernels ready after {time.perf_counter() - started:.1f} s")
+
+
+@app.command()
+def version() -> None:
+    """The version."""
+    typer.echo(__version__)
+
+
+class _Session:
+    """Runs of ours in one process: settings, runtime, definitions and instance, with the sandbox where it is needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._server: Any = None
+
+    def __enter__(self) -> _Session:
+        from v7_pipeline.orchestration.launch import open_instance
+        from v7_pipeline.orchestration.up import make_runtime
+
+        if self.settings.mode == "demo":
+            self.settings = self._with_sandbox(self.settings)
+        self.instance = open_instance(self.settings)
+        from v7_pipeline.definitions import build_definitions
+
+        self._runtime = make_runtime(self.settings)
+        self.store = self._runtime.prepare_store()
+        self._defs = build_definitions(self.settings, runtime=self._runtime)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._server is not None:
+            self._server.__exit__(*exc)
+
+    def scan(self, as_of: datetime) -> None:
+        from v7_pipeline.orchestration.launch import execute_scan
+
+        execute_scan(self._defs, self.instance, as_of)
+
+    def backfill(self, first: date, last: date, progress: Callable[[str, int, int], None]) -> dict[str, int]:
+        from v7_pipeline.orchestration.launch import execute_backfill
+
+        self._runtime.on_progress = progress
+        execute_backfill(self._defs, self.instance, first.isoformat(), last.isoformat())
+        bounds = (
+            datetime(first.year, first.month, first.day, tzinfo=UTC),
+            datetime(last.year, last.month, last.day, tzinfo=UTC) + timedelta(days=1),
+        )
+        with self.store.reading() as reader:
+            candles = reader.query("SELECT count(*) AS n FROM candles WHERE open_time >= ? AND open_time < ?", bounds)
+            readings = reader.query("SELECT count(*) AS n FROM theory_features WHERE as_of >= ? AND as_of < ?", bounds)
+        return {"candles": int(candles["n"].iloc[0]), "readings": int(readings["n"].iloc[0])}
+
+    def _with_sandbox(self, settings: Settings) -> Settings:
+        """The running sandbox, or one of our own for as long as the command lasts: it is a pure function of time."""
+        from v7_pipeline.orchestration.up import answers, sandbox_settings
+
+        url = f"http://{settings.host}:{settings.sandbox_port}"
+        if not answers(f"{url}/health"):
+            from v7_pipeline.sandbox.server import SandboxServer
+
+            self._server = SandboxServer(seed=settings.sandbox_seed)
+            self._server.__enter__()
+            url = self._server.url
+        return sandbox_settings(settings, url)
+
+
+def _settings(demo: bool | None, *, symbols: str | None = None, **changes: Any) -> Settings:
+    overrides = {name: value for name, value in changes.items() if value is not None}
+    if demo is not None:
+        overrides["mode"] = "demo" if demo else "live"
+    if symbols is not None:
+        overrides["symbols"] = symbols
+    return load_settings(**overrides)
+
+
+def _store(settings: Settings) -> Any:
+    from v7_pipeline.store import open_store
+
+    return open_store(settings.store_url, wait_s=settings.store_wait_s)
+
+
+def _now_minute() -> datetime:
+    return datetime.now(UTC).replace(second=0, microsecond=0)
+
+
+def _instant(text: str) -> datetime:
+    from v7_pipeline.orchestration.partitions import parse_as_of
+
+    try:
+        return parse_as_of(text)
+    except ValueError as error:
+        raise UsageProblem(f"--as-of: {error}") from None
+
+
+def _day(text: str, option: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UsageProblem(f"{option} {text!r} is no day; write it as 2023-12-01") from None
+
+
+def main() -> None:
+    """Run the command; every expected failure is one sentence on stderr: 2 for bad input, 1 for what went wrong."""
+    from typer import Abort, Exit
+    from typer._click.exceptions import ClickException, NoArgsIsHelpError
+
+    try:
+        code = app(standalone_mode=False)
+    except NoArgsIsHelpError as error:
+        print(error.format_message())  # noqa: T201
+        raise SystemExit(2) from None
+    except ClickException as error:
+        _fail(error.format_message(), 2)
+    except (UsageProblem, SettingsError) as error:
+        _fail(str(error), 2)
+    except Exit as error:
+        raise SystemExit(error.exit_code) from None
+    except (Abort, KeyboardInterrupt):
+        raise SystemExit(130) from None
+    except RuntimeError as error:
+        if type(error).__module__.startswith("v7_pipeline."):
+            _fail(str(error), 1)
+        raise
+    else:
+        raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"v7: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

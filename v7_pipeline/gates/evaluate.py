@@ -1,0 +1,316 @@
+"""Asking the gates: the cheap ones before a call is made, all of them of each decision, with the scan's own counted.
+
+The single rules are in conditions.py; sizes come in as a frame, since sizing is not this room's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from v7_pipeline.gates import conditions, reasons
+from v7_pipeline.gates.base import GATES, GateResult, instant, present, require
+from v7_pipeline.gates.ftmo import AccountState
+from v7_pipeline.gates.rulesets import RuleSet
+from v7_pipeline.settings import Settings
+from v7_pipeline.store.schema import PROVENANCE, table
+
+__all__ = ["GATED_COLUMNS", "GateContext", "GateLimits", "before_call", "gate_signals", "rotated", "why_not"]
+
+GATED_COLUMNS: tuple[str, ...] = tuple(
+    name for name in table("gated_signals").column_names if name not in {column.name for column in PROVENANCE}
+)
+SIGNAL_COLUMNS = (
+    "signal_id", "as_of", "features_as_of", "decided_at", "symbol", "strategy", "side", "confidence", "entry_price",
+    "stop_price", "target_price", "market_price", "status", "status_reason",
+)  # fmt: skip
+SIDES = ("BUY", "SELL", "HOLD")
+STATUSES = ("answered", "abstained", "skipped")
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class GateLimits:
+    """What the gates compare with; units as in the settings of the same names, `fee_rate` a fraction a side."""
+
+    max_price_age_s: float
+    max_decision_delay_s: float
+    max_signals_per_hour: int
+    min_confidence: float
+    min_reward_risk: float
+    max_entry_distance: float
+    min_stop_volatilities: float
+    fee_rate: float
+    slippage: float
+    ftmo_buffer_usd: float
+    max_equity_age_s: float
+
+    @classmethod
+    def of(cls, settings: Settings, rules: RuleSet, *, fee_rate: float) -> GateLimits:
+        """The settings' limits; the buffer in USD is a share of the rule set's daily allowance."""
+        return cls(
+            max_price_age_s=settings.max_price_age_s,
+            max_decision_delay_s=settings.max_decision_delay_s,
+            max_signals_per_hour=settings.max_signals_per_hour,
+            min_confidence=settings.min_confidence,
+            min_reward_risk=settings.min_reward_risk,
+            max_entry_distance=settings.max_entry_distance,
+            min_stop_volatilities=settings.min_stop_volatilities,
+            fee_rate=fee_rate,
+            slippage=settings.slippage,
+            ftmo_buffer_usd=settings.ftmo_buffer * rules.daily_loss * settings.account_initial_usd,
+            max_equity_age_s=settings.max_price_age_s,
+        )
+
+
+@dataclass(frozen=True)
+class GateContext:
+    """Everything the gates look at beside the decisions, as it stood when the scan began.
+
+    halts: table halts. accepted_times: instants of accepted BUY and SELL of the last hour. account: None where it is
+    unknown, which refuses. pending_risk_usd: worst case of accepted signals not filled yet. The budget's rooms are the
+    analyst's (USD; infinite where calls cost nothing), call_worst_case_usd what one call reserves. volatility: standard
+    deviation of one-minute log returns by symbol. off: gates that are evaluated and recorded but do not block.
+    """
+
+    limits: GateLimits
+    halts: pd.DataFrame
+    accepted_times: Sequence[datetime]
+    account: AccountState | None
+    pending_risk_usd: float
+    day_room_usd: float
+    month_room_usd: float
+    call_worst_case_usd: float
+    volatility: Mapping[str, float | None]
+    off: frozenset[str] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.off - set(GATES))
+        if unknown:
+            raise ValueError(f"no gate is called {', '.join(unknown)}; the gates are {', '.join(GATES)}")
+
+    def blocks(self, answer: GateResult) -> bool:
+        """Whether `answer` stands against a signal: it failed and its gate is on."""
+        return answer.passed is False and answer.gate not in self.off
+
+
+def rotated(symbols: Iterable[str], rotation: int) -> tuple[str, ...]:
+    """The symbols in name order, begun at a place that moves with `rotation` (the scan's number).
+
+    Within each run of len(symbols) scans every symbol is first once. Each run begins at the next point of a golden-
+    ratio sequence: that is spread evenly along every arithmetic progression, so no symbol is favoured when acceptances
+    recur with a period of their own, such as the rate limit's sixty minutes (30 scans, a multiple of three symbols).
+    """
+    names = sorted(set(symbols))
+    if not names:
+        return ()
+    run, step = divmod(rotation, len(names))
+    first = (step + int(len(names) * math.modf(run * GOLDEN)[0])) % len(names)
+    return tuple(names[first:] + names[:first])
+
+
+def before_call(
+    symbols: Iterable[str],
+    *,
+    as_of: datetime,
+    features_as_of: Mapping[str, datetime | None],
+    context: GateContext,
+    rotation: int,
+) -> dict[str, tuple[GateResult, ...]]:
+    """The cheap gates of each symbol: freshness, halt, rate, FTMO room, budget. One that blocks: make no call.
+
+    The FTMO gate is asked with no worst case of its own: is there any room. Calls allowed here use up the budget's room
+    for the symbols after them, in rotated order. `why_not` gives a symbol's status_reason.
+    """
+    limits, calls = context.limits, 0
+    answers: dict[str, tuple[GateResult, ...]] = {}
+    for symbol in rotated(symbols, rotation):
+        asked = (
+            conditions.freshness(
+                as_of,
+                features_as_of.get(symbol),
+                None,
+                max_price_age_s=limits.max_price_age_s,
+                max_decision_delay_s=limits.max_decision_delay_s,
+            ),
+            conditions.halt(context.halts, as_of),
+            conditions.rate_limit(context.accepted_times, as_of, limits.max_signals_per_hour),
+            _ftmo(context, as_of, worst_case_usd=0.0, pending_usd=context.pending_risk_usd),
+            _budget(context, calls),
+        )
+        answers[symbol] = asked
+        calls += not any(map(context.blocks, asked))
+    return answers
+
+
+def why_not(answers: Iterable[GateResult], context: GateContext) -> str | None:
+    """The blocking gates' reason codes, separated by commas; None where a call may be made."""
+    return ",".join(code for answer in answers if context.blocks(answer) for code in answer.reason_codes) or None
+
+
+def gate_signals(
+    signals: pd.DataFrame, *, as_of: datetime, context: GateContext, sized: pd.DataFrame, rotation: int
+) -> pd.DataFrame:
+    """Rows of gated_signals (without provenance) for one scan's rows of llm_signals, in their order.
+
+    sized: signal_id, quantity, risk_usd of BUY and SELL; NaN or no row where a plan cannot be sized, which refuses.
+    Every gate is evaluated and stored for BUY and SELL, whatever the others said. HOLD, abstained and skipped rows are
+    never accepted and use up nothing; the gates of a plan do not apply to them. Symbols are taken in rotated order, and
+    an acceptance takes its emission slot and its FTMO room from those after it. ValueError for an unknown side or
+    status, a repeated signal, or a row of another scan: a mistake is never a HOLD.
+    """
+    require(signals, SIGNAL_COLUMNS, "signals")
+    require(sized, ("signal_id", "quantity", "risk_usd"), "sizes")
+    if signals["signal_id"].duplicated().any() or sized["signal_id"].duplicated().any():
+        raise ValueError("a signal_id occurs twice; a scan has one decision for each strategy and symbol")
+    sizes = sized.set_index("signal_id")[["quantity", "risk_usd"]].astype("float64").to_dict("index")
+    order = {symbol: place for place, symbol in enumerate(rotated(signals["symbol"], rotation))}
+    rows = signals[list(SIGNAL_COLUMNS)].to_dict("records")
+    tally = _Tally(context, as_of)
+    done: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: order[row["symbol"]]):
+        done[row["signal_id"]] = _gate_one(row, sizes.get(row["signal_id"], {}), tally)
+    return _as_frame([done[row["signal_id"]] for row in rows])
+
+
+class _Tally:
+    """What this scan has used up so far: calls, emission slots and FTMO room."""
+
+    def __init__(self, context: GateContext, as_of: datetime) -> None:
+        now = instant(as_of, "as_of")
+        if now is None:
+            raise ValueError("gating needs the scan's instant as_of")
+        self.context, self.as_of = context, now
+        self.halt = conditions.halt(context.halts, now)
+        self.calls = 0
+        self.accepted = 0
+        self.risk_usd = context.pending_risk_usd
+
+
+def _gate_one(row: dict[str, Any], size: dict[str, float], tally: _Tally) -> dict[str, Any]:
+    """One decision's row; `tally` is moved on by what it uses up."""
+    context = tally.context
+    side = _checked_side(row, tally.as_of)
+    trading = side in ("BUY", "SELL")
+    quantity, risk = present(size.get("quantity")), present(size.get("risk_usd"))
+    answers = [
+        conditions.freshness(
+            tally.as_of,
+            present(row["features_as_of"]),
+            present(row["decided_at"]),
+            max_price_age_s=context.limits.max_price_age_s,
+            max_decision_delay_s=context.limits.max_decision_delay_s,
+        ),
+        tally.halt,
+        _budget(context, tally.calls),
+    ]
+    tally.calls += row["status"] != "skipped"
+    answers += _trade_gates(row, quantity, risk, tally) if trading else [GateResult(gate, None) for gate in GATES[3:]]
+    against = _not_a_signal(row, side) or [c for a in answers if context.blocks(a) for c in a.reason_codes]
+    accepted = trading and not against
+    if accepted:
+        tally.accepted += 1
+        tally.risk_usd += risk or 0.0
+    return {
+        **{name: row[name] for name in ("signal_id", "symbol", "strategy")},
+        "as_of": tally.as_of,
+        "side": side,
+        **{f"{answer.gate}_ok": answer.passed for answer in answers},
+        "gate_inputs": json.dumps(
+            {a.gate: {**a.inputs, "reasons": list(a.reason_codes)} for a in answers if a.passed is not None},
+            sort_keys=True,
+            allow_nan=False,
+        ),
+        "gates_off": ",".join(gate for gate in GATES if gate in context.off),
+        "reason_codes": ",".join(against),
+        "accepted": accepted,
+        "tier": conditions.tier_of(row["confidence"]) if trading else None,
+        "quantity": quantity if trading else None,
+        "risk_usd": risk if trading else None,
+    }
+
+
+def _trade_gates(row: dict[str, Any], quantity: float | None, risk: float | None, tally: _Tally) -> list[GateResult]:
+    """The gates that only a BUY or a SELL meets."""
+    context, limits = tally.context, tally.context.limits
+    room = _ftmo(context, tally.as_of, worst_case_usd=risk, pending_usd=tally.risk_usd)
+    if quantity == 0:
+        room = GateResult("ftmo", False, (*room.reason_codes, reasons.FTMO_NO_SIZE), room.inputs)
+    return [
+        conditions.plan(
+            row["side"],
+            row["entry_price"],
+            row["stop_price"],
+            row["target_price"],
+            market_price=row["market_price"],
+            volatility=context.volatility.get(row["symbol"]),
+            fee_rate=limits.fee_rate,
+            slippage=limits.slippage,
+            max_entry_distance=limits.max_entry_distance,
+            min_reward_risk=limits.min_reward_risk,
+            min_stop_volatilities=limits.min_stop_volatilities,
+        ),
+        conditions.confidence(row["confidence"], limits.min_confidence),
+        conditions.rate_limit(
+            context.accepted_times, tally.as_of, limits.max_signals_per_hour, accepted_here=tally.accepted
+        ),
+        room,
+    ]
+
+
+def _checked_side(row: dict[str, Any], as_of: datetime) -> str | None:
+    """The row's side, None unless answered; ValueError for what no decision of this scan can be."""
+    if instant(row["as_of"], "as_of") != as_of:
+        raise ValueError(f"{row['signal_id']} is of {row['as_of']}, not of the scan of {as_of}")
+    if row["status"] not in STATUSES:
+        raise ValueError(
+            f"{row['signal_id']} has the unknown status {row['status']!r}; known are {', '.join(STATUSES)}"
+        )
+    side = present(row["side"])
+    if row["status"] != "answered":
+        if side is not None:
+            raise ValueError(f"{row['signal_id']} was {row['status']} and yet has the side {side!r}")
+        return None
+    if side not in SIDES:
+        raise ValueError(f"{row['signal_id']} has the unknown side {side!r}; known are {', '.join(SIDES)}")
+    return str(side)
+
+
+def _not_a_signal(row: dict[str, Any], side: str | None) -> list[str]:
+    """Why the row is no BUY or SELL, as reason codes; empty where it is one."""
+    if side == "HOLD":
+        return [reasons.HOLD]
+    if side is not None:
+        return []
+    head = reasons.SKIPPED if row["status"] == "skipped" else reasons.ABSTAINED
+    return [f"{head}:{reason}" for reason in str(present(row["status_reason"]) or "UNKNOWN").split(",")]
+
+
+def _budget(context: GateContext, calls: int) -> GateResult:
+    spent = calls * context.call_worst_case_usd
+    return conditions.budget(context.day_room_usd - spent, context.month_room_usd - spent, context.call_worst_case_usd)
+
+
+def _ftmo(context: GateContext, as_of: datetime, *, worst_case_usd: float | None, pending_usd: float) -> GateResult:
+    return conditions.ftmo(
+        context.account,
+        worst_case_usd,
+        as_of=as_of,
+        buffer_usd=context.limits.ftmo_buffer_usd,
+        max_age_s=context.limits.max_equity_age_s,
+        pending_usd=pending_usd,
+    )
+
+
+def _as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(GATED_COLUMNS))
+    as_of = pd.to_datetime(frame["as_of"], utc=True).astype("datetime64[us, UTC]")
+    kinds: dict[str, Any] = {f"{gate}_ok": "boolean" for gate in GATES}
+    kinds |= {"accepted": "bool", "quantity": "float64", "risk_usd": "float64"}
+    return frame.assign(as_of=as_of).astype(kinds)

@@ -1,0 +1,123 @@
+"""Every reason code, once: what it means and what to do about it. The documentation and `v7 why` print from here.
+
+When a code is given is decided in the gates, not here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["ABSTAINED", "HOLD", "REASONS", "SKIPPED", "Reason", "explain"]
+
+
+class Reason(NamedTuple):
+    """One line of meaning and one of remedy."""
+
+    meaning: str
+    remedy: str
+
+
+# What is not a rejection by a gate, but still keeps a row from being a signal.
+HOLD = "HOLD"
+ABSTAINED = "ABSTAINED"
+SKIPPED = "SKIPPED"
+
+NO_READING = "NO_READING"
+PRICE_STALE = "PRICE_STALE"
+DECISION_LATE = "DECISION_LATE"
+HALT_MANUAL = "HALT_MANUAL"
+HALT_DAILY = "HALT_DAILY"
+HALT_TOTAL = "HALT_TOTAL"
+BUDGET_DAY = "BUDGET_DAY"
+BUDGET_MONTH = "BUDGET_MONTH"
+PLAN_INCOMPLETE = "PLAN_INCOMPLETE"
+PLAN_NO_MARKET = "PLAN_NO_MARKET"
+PLAN_STOP_SIDE = "PLAN_STOP_SIDE"
+PLAN_TARGET_SIDE = "PLAN_TARGET_SIDE"
+PLAN_ENTRY_FAR = "PLAN_ENTRY_FAR"
+PLAN_REWARD_RISK = "PLAN_REWARD_RISK"
+PLAN_STOP_CLOSE = "PLAN_STOP_CLOSE"
+PLAN_NO_VOLATILITY = "PLAN_NO_VOLATILITY"
+CONFIDENCE_LOW = "CONFIDENCE_LOW"
+RATE_LIMIT = "RATE_LIMIT"
+FTMO_NO_ACCOUNT = "FTMO_NO_ACCOUNT"
+FTMO_STALE = "FTMO_STALE"
+FTMO_NO_PRICES = "FTMO_NO_PRICES"
+FTMO_RISK_UNKNOWN = "FTMO_RISK_UNKNOWN"
+FTMO_NO_SIZE = "FTMO_NO_SIZE"
+FTMO_BREACHED_DAILY = "FTMO_BREACHED_DAILY"
+FTMO_BREACHED_TOTAL = "FTMO_BREACHED_TOTAL"
+FTMO_DAILY_ROOM = "FTMO_DAILY_ROOM"
+FTMO_TOTAL_ROOM = "FTMO_TOTAL_ROOM"
+
+REASONS: dict[str, Reason] = {
+    HOLD: Reason("the analyst decided to do nothing", "nothing to do"),
+    ABSTAINED: Reason(
+        "the analyst gave no usable answer", "read the reason behind the colon, and the call in llm_calls"
+    ),
+    SKIPPED: Reason("the analyst was not asked", "read the reason behind the colon: it is one of the codes below"),
+    NO_READING: Reason("there is no reading of this symbol", "backfill its candles, or wait for the next scan"),
+    PRICE_STALE: Reason("the newest closed candle is too old", "check the exchange and the connection"),
+    DECISION_LATE: Reason(
+        "the decision came too long after its instant", "check the analyst's latency and the host's load"
+    ),
+    HALT_MANUAL: Reason("a person halted trading", "lift it with v7 resume when ready"),
+    HALT_DAILY: Reason("the daily loss limit was reached", "wait for the next FTMO day (midnight in Prague)"),
+    HALT_TOTAL: Reason("the maximum loss was reached", "look at the account; a person lifts it with v7 resume"),
+    BUDGET_DAY: Reason(
+        "the day's analyst budget has no room for a call", "wait for the next UTC day or raise V7_DAILY_BUDGET_USD"
+    ),
+    BUDGET_MONTH: Reason(
+        "the month's analyst budget has no room", "wait for the next UTC month or raise V7_MONTHLY_BUDGET_USD"
+    ),
+    PLAN_INCOMPLETE: Reason(
+        "entry, stop or target is missing or not above zero", "look at the reply: the plan is unusable"
+    ),
+    PLAN_NO_MARKET: Reason("no market price was known", "check the candles of this symbol"),
+    PLAN_STOP_SIDE: Reason(
+        "the stop is not on the losing side of entry and market", "nothing to do; the plan contradicts its side"
+    ),
+    PLAN_TARGET_SIDE: Reason(
+        "the target is not on the winning side of entry and market", "nothing to do; the plan contradicts its side"
+    ),
+    PLAN_ENTRY_FAR: Reason("the entry is too far from the market", "nothing to do, or raise V7_MAX_ENTRY_DISTANCE"),
+    PLAN_REWARD_RISK: Reason("reward:risk net of fees is too small", "nothing to do, or lower V7_MIN_REWARD_RISK"),
+    PLAN_STOP_CLOSE: Reason(
+        "the stop is within the market's noise", "nothing to do, or lower V7_MIN_STOP_VOLATILITIES"
+    ),
+    PLAN_NO_VOLATILITY: Reason(
+        "the volatility is unknown, so the stop cannot be judged", "wait until enough candles are there"
+    ),
+    CONFIDENCE_LOW: Reason("the confidence is below the threshold", "nothing to do, or lower V7_MIN_CONFIDENCE"),
+    RATE_LIMIT: Reason("the hour's signals are used up", "wait, or raise V7_MAX_SIGNALS_PER_HOUR"),
+    FTMO_NO_ACCOUNT: Reason("the account's state is unknown", "check the scan's outcomes and candles"),
+    FTMO_STALE: Reason("the account's equity is too old", "check that candles arrive"),
+    FTMO_NO_PRICES: Reason("an open position has no price", "backfill the candles of its symbol"),
+    FTMO_RISK_UNKNOWN: Reason(
+        "the worst case of this trade or of an open one is unknown", "give every open trade a stop"
+    ),
+    FTMO_NO_SIZE: Reason(
+        "the position that fits the risk and the leverage is zero", "look at the risk, leverage and equity"
+    ),
+    FTMO_BREACHED_DAILY: Reason("equity fell below today's limit", "stop for today; see the account"),
+    FTMO_BREACHED_TOTAL: Reason(
+        "equity fell below the maximum-loss limit", "the account is lost by its rules; see the account"
+    ),
+    FTMO_DAILY_ROOM: Reason(
+        "the worst case does not fit into today's room", "wait for open trades to close or the day to roll"
+    ),
+    FTMO_TOTAL_ROOM: Reason(
+        "the worst case does not fit above the maximum-loss limit", "risk less per trade (V7_RISK_PER_TRADE)"
+    ),
+}
+
+
+def explain(code: str) -> Reason:
+    """The meaning of a code as stored, such as PRICE_STALE or SKIPPED:RATE_LIMIT; KeyError where it is unknown.
+
+    What stands behind ABSTAINED: is the analyst's own word and is not looked up.
+    """
+    head, _, tail = code.partition(":")
+    if head not in REASONS:
+        raise KeyError(f"no reason code {head!r}; known are {', '.join(REASONS)}")
+    return REASONS[tail] if head == SKIPPED and tail in REASONS else REASONS[head]

@@ -1,0 +1,26 @@
+"""The six assets, one file each; `build_assets` puts them on one set of daily partitions."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from v7_pipeline.orchestration.assets.candles import build_candles
+from v7_pipeline.orchestration.assets.gated_signals import build_gated_signals
+from v7_pipeline.orchestration.assets.llm_signals import build_llm_signals
+from v7_pipeline.orchestration.assets.outcomes import build_outcomes
+from v7_pipeline.orchestration.assets.theory_attribution import build_theory_attribution
+from v7_pipeline.orchestration.assets.theory_features import build_theory_features
+
+__all__ = ["build_assets"]
+
+
+def build_assets(partitions: dg.DailyPartitionsDefinition) -> list[dg.AssetsDefinition]:
+    """Fresh asset definitions in the graph's order."""
+    return [
+        build_candles(partitions),
+        build_theory_features(partitions),
+        build_llm_signals(partitions),
+        build_gated_signals(partitions),
+        build_outcomes(partitions),
+        build_theory_attribution(partitions),
+    ]

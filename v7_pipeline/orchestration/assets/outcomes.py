@@ -1,0 +1,56 @@
+"""outcomes: what became of each signal; win rates and theory_performance are written in the same transaction."""
+
+# No postponed annotations here: Dagster reads those of its decorated functions as they are.
+from typing import Any
+
+import dagster as dg
+
+from v7_pipeline.orchestration.assets.common import asset_arguments, scan_context
+from v7_pipeline.orchestration.metadata import heading, markdown_table
+from v7_pipeline.scan.context import ScanContext, StepResult
+from v7_pipeline.scan.follow import follow_signals
+from v7_pipeline.scan.runtime import Runtime
+
+__all__ = ["build_outcomes"]
+
+
+def build_outcomes(partitions: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    """The asset on `partitions`."""
+
+    @dg.asset(
+        **asset_arguments("outcomes", "learning", {"python", "duckdb"}, partitions),
+        deps=["gated_signals", "candles"],
+    )
+    def outcomes(context: dg.AssetExecutionContext, runtime: dg.ResourceParam[Runtime]) -> StepResult:
+        ctx = scan_context(context, runtime)
+        result = follow_signals(ctx)
+        context.add_output_metadata(_story(ctx, result))
+        return result
+
+    return outcomes
+
+
+def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
+    closed = result.notes["closed_rows"]
+    table = markdown_table(
+        ("signal", "kind", "outcome", "exit", "net return", "R", "P&L $"),
+        (
+            (
+                r["signal_id"],
+                r["kind"],
+                r["outcome"],
+                r["exit_reason"],
+                r["net_return"],
+                r["r_multiple"],
+                r["pnl_usd"],
+            )
+            for r in closed.to_dict("records")
+        ),
+    )
+    return {
+        "closed_now": dg.MetadataValue.md(
+            heading(f"Closed at {ctx.as_of:%Y-%m-%d %H:%M}Z, net of {ctx.settings.fees} fees", demo=ctx.is_demo) + table
+        ),
+        "followed": int(result.notes["followed"]),
+        "closed": len(closed),
+    }

@@ -1,0 +1,97 @@
+"""Runs that we start ourselves: Dagster's home and instance, one scan, one backfill, each recorded like any run.
+
+Scheduling and supervision are elsewhere; this is what the command line and the tests call.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from v7_pipeline.orchestration.jobs import BACKFILL_JOB, SCAN_JOB
+from v7_pipeline.orchestration.partitions import AS_OF_TAG, as_of_text, partition_of
+from v7_pipeline.settings import Settings
+
+__all__ = ["LaunchError", "execute_backfill", "execute_scan", "open_instance", "prepare_home"]
+
+# Runs of ours print their own blocks; Dagster's event log keeps everything.
+_QUIET: Mapping[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class LaunchError(RuntimeError):
+    """A run that we started failed; the message carries the step's own sentence."""
+
+
+def prepare_home(settings: Settings) -> Path:
+    """The mode's Dagster home with our dagster.yaml in it, made where it is missing."""
+    home = (settings.data_dir / "dagster_home").resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    source = Path(__file__).resolve().parents[2] / "dagster.yaml"
+    target = home / "dagster.yaml"
+    if source.is_file() and (not target.is_file() or target.read_bytes() != source.read_bytes()):
+        shutil.copyfile(source, target)
+    return home
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """The instance of the mode's home; our runs and the daemon's stand in one history."""
+    home = prepare_home(settings)
+    os.environ["DAGSTER_HOME"] = str(home)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return dg.DagsterInstance.get()
+
+
+def execute_scan(defs: dg.Definitions, instance: dg.DagsterInstance, as_of: datetime) -> dg.ExecuteInProcessResult:
+    """One scan at `as_of` in this process. LaunchError where a step failed."""
+    job = defs.resolve_job_def(SCAN_JOB)
+    result = job.execute_in_process(
+        instance=instance,
+        partition_key=partition_of(as_of),
+        tags={AS_OF_TAG: as_of_text(as_of)},
+        run_config=dict(_QUIET),
+        raise_on_error=False,
+    )
+    return _checked(result, f"the scan of {as_of_text(as_of)}")
+
+
+def execute_backfill(
+    defs: dg.Definitions, instance: dg.DagsterInstance, first_day: str, last_day: str
+) -> dg.ExecuteInProcessResult:
+    """Candles and readings of first_day … last_day (both included) in one run. LaunchError where a step failed."""
+    job = defs.resolve_job_def(BACKFILL_JOB)
+    result = job.execute_in_process(
+        instance=instance,
+        tags={
+            "dagster/asset_partition_range_start": first_day,
+            "dagster/asset_partition_range_end": last_day,
+        },
+        run_config=dict(_QUIET),
+        raise_on_error=False,
+    )
+    return _checked(result, f"the backfill of {first_day} … {last_day}")
+
+
+def _checked(result: dg.ExecuteInProcessResult, what: str) -> dg.ExecuteInProcessResult:
+    if result.success:
+        return result
+    failures = [event for event in result.all_events if event.is_step_failure]
+    causes = []
+    for event in failures:
+        error = event.step_failure_data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        text = event.step_failure_data.user_failure_data
+        reason = (text.description if text and text.description else None) or (
+            error.message.strip() if error else "unknown"
+        )
+        causes.append(f"{event.step_key}: {reason}")
+    raise LaunchError(
+        f"{what} failed (run {result.run_id}): " + "; ".join(causes or ["see the run in Dagster's pages"])
+    )

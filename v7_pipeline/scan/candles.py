@@ -1,0 +1,126 @@
+"""Step 1: fetch what is missing up to the scan's instant, or a whole range for a backfill.
+
+What a candle must look like is market/clean.py's business; what is done with it is the later steps'.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+
+from v7_pipeline.scan.context import ScanContext, ScanError, StepResult, Write
+
+__all__ = ["HISTORY", "fetch_new", "fetch_range", "missing_days"]
+
+MINUTE = timedelta(minutes=1)
+DAY = timedelta(days=1)
+# Two of the longest windows (scale and window) and the filters' bar: what the newest reading needs behind it.
+HISTORY = timedelta(minutes=2 * 1440 + 8)
+
+OnPage = Callable[[str, int, int], None]
+
+
+def fetch_new(ctx: ScanContext) -> StepResult:
+    """Candles from the newest known (less the minutes that may still be revised) up to `as_of`."""
+    newest = _newest_known(ctx)
+    oldest_needed = ctx.as_of - HISTORY - timedelta(minutes=ctx.settings.refetch_minutes)
+    refetch = timedelta(minutes=ctx.settings.refetch_minutes)
+    ranges = {
+        symbol: (
+            max(newest[symbol] + MINUTE - refetch, oldest_needed) if symbol in newest else oldest_needed,
+            ctx.as_of,
+        )
+        for symbol in ctx.symbols
+    }
+    answers = ctx.market.candles_of(ranges, now=ctx.as_of)
+    result = _result(ctx, answers)
+    return replace(result, writes=(_scan_row(ctx, result.notes["failures"]), *result.writes))
+
+
+def fetch_range(
+    ctx: ScanContext, ranges: Mapping[str, tuple[datetime, datetime]], *, on_page: OnPage | None = None
+) -> StepResult:
+    """Candles of the given ranges, closed at the wall clock; a failing symbol does not stop the others."""
+    answers = ctx.market.candles_of(dict(ranges), now=ctx.clock(), on_page=on_page)
+    return _result(ctx, answers)
+
+
+def missing_days(ctx: ScanContext, start: datetime, end: datetime) -> dict[str, list[tuple[datetime, datetime]]]:
+    """For each symbol the day-aligned pieces of [start, end) of which the store does not hold every minute."""
+    held = ctx.store.query(
+        "SELECT symbol, date_trunc('day', open_time) AS day, count(*) AS n FROM candles "
+        "WHERE open_time >= ? AND open_time < ? GROUP BY ALL",
+        (start, end),
+    )
+    counts = {(row.symbol, row.day.to_pydatetime()): int(row.n) for row in held.itertuples()}
+    pieces: dict[str, list[tuple[datetime, datetime]]] = {symbol: [] for symbol in ctx.symbols}
+    day = start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    while day < end:
+        lower, upper = max(day, start), min(day + DAY, end)
+        for symbol in ctx.symbols:
+            if counts.get((symbol, day), 0) < (upper - lower) // MINUTE:
+                pieces[symbol].append((lower, upper))
+        day += DAY
+    return pieces
+
+
+def _newest_known(ctx: ScanContext) -> dict[str, datetime]:
+    """Newest stored open_time before `as_of`, by symbol: a scan of the past must not see what came after it."""
+    rows = ctx.store.query(
+        "SELECT symbol, max(open_time) AS newest FROM candles WHERE open_time < ? AND open_time >= ? GROUP BY symbol",
+        (ctx.as_of, ctx.as_of - 2 * HISTORY),
+    )
+    return {row.symbol: row.newest.to_pydatetime() for row in rows.itertuples()}
+
+
+def _result(ctx: ScanContext, answers: Mapping[str, Any]) -> StepResult:
+    failures = {symbol: str(answer) for symbol, answer in answers.items() if isinstance(answer, Exception)}
+    if answers and len(failures) == len(answers):
+        raise ScanError("no symbol could be fetched: " + "; ".join(failures.values()))
+    fetched = {symbol: answer for symbol, answer in answers.items() if symbol not in failures}
+    frames = [answer.frame for answer in fetched.values() if len(answer.frame)]
+    repairs = {symbol: dict(answer.repairs) for symbol, answer in fetched.items() if answer.repairs}
+    notes: dict[str, Any] = {
+        "failures": failures,
+        "repairs": repairs,
+        "received": {symbol: _span(answer.frame) for symbol, answer in fetched.items()},
+        "pages": sum(answer.pages for answer in fetched.values()),
+        "rows": sum(map(len, frames)),
+    }
+    if not frames:
+        return StepResult(notes=notes)
+    frame = pd.concat(frames, ignore_index=True).assign(venue=ctx.market.venue, fetched_at=pd.Timestamp(ctx.clock()))
+    return StepResult((Write("candles", ctx.marked("candles", frame), "upsert"),), notes)
+
+
+def _span(frame: pd.DataFrame) -> dict[str, Any]:
+    """How many rows came, and from when to when."""
+    times = frame["open_time"]
+    return {"rows": len(frame), "first": times.min() if len(frame) else None, "last": times.max() if len(frame) else None}
+
+
+def _scan_row(ctx: ScanContext, failures: Mapping[str, str]) -> Write:
+    """The scan's own row, written once when it begins; finishing fills the rest."""
+    row = pd.DataFrame(
+        [
+            {
+                "as_of": ctx.as_of,
+                "started_at": ctx.clock(),
+                "finished_at": None,
+                "symbols": ",".join(ctx.symbols),
+                "status": "started",
+                "failures": json.dumps(dict(failures), sort_keys=True),
+                "candles_written": None,
+                "signals": None,
+                "accepted": None,
+                "closed": None,
+                "cost_usd": None,
+            }
+        ]
+    )
+    return Write("scans", ctx.marked("scans", row), "new")

@@ -1,0 +1,237 @@
+"""Steps 3 and 4: the cheap gates, then one question a remaining symbol to the analyst, all at once.
+
+A symbol that has its decision keeps it: decisions are facts. What the analyst does with a question is analyst/'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+
+from v7_pipeline.analyst.base import Decision, Question
+from v7_pipeline.gates.evaluate import GateContext, GateLimits, before_call, why_not
+from v7_pipeline.gates.reasons import NO_READING
+from v7_pipeline.scan.account import Account, read_account, rule_set
+from v7_pipeline.scan.context import ScanContext, StepResult, Write
+from v7_pipeline.store import signal_id
+from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES, theory_columns
+from v7_pipeline.theories import explain
+from v7_pipeline.trades import fee_preset
+
+__all__ = ["STRATEGY", "decide", "gate_context", "newest_readings", "quote_increment", "rotation", "spent_today"]
+
+STRATEGY = "v7"
+_DAY = timedelta(days=1)
+_READING_COLUMNS = tuple(column.name for column in theory_columns())
+
+
+def decide(ctx: ScanContext) -> StepResult:
+    """One llm_signals row for each symbol that has none yet at this instant."""
+    with ctx.store.reading() as reader:
+        existing = reader.query("SELECT * FROM llm_signals WHERE as_of = ? AND strategy = ?", (ctx.as_of, STRATEGY))
+        todo = [symbol for symbol in ctx.symbols if symbol not in set(existing["symbol"])]
+        readings = newest_readings(ctx, reader)
+        markets = _markets(ctx, reader)
+        if todo:
+            account = read_account(ctx.settings, reader, ctx.as_of, ctx.source)
+            spent = spent_today(reader, ctx.as_of)
+            context = gate_context(ctx, reader, account, spent, readings)
+    differences = _differences(existing, readings)
+    if not todo:
+        notes = {"kept": list(existing["symbol"]), "differences": differences, "cost_usd": 0.0, "spent_today_usd": 0.0}
+        return StepResult(notes=notes)
+    cheap = before_call(
+        todo,
+        as_of=ctx.as_of,
+        features_as_of={s: readings[s]["as_of"] if s in readings else None for s in todo},
+        context=context,
+        rotation=rotation(ctx.as_of),
+    )
+    reasons = {symbol: why_not(cheap[symbol], context) for symbol in todo}
+    questions = [
+        _question(ctx, symbol, readings[symbol], markets[symbol], account)
+        for symbol in todo
+        if reasons[symbol] is None and symbol in readings and symbol in markets
+    ]
+    decisions = {d.signal_id: d for d in ctx.analyst.decide(questions, now=ctx.clock())} if questions else {}
+    rows = [
+        _row(ctx, symbol, readings.get(symbol), markets.get(symbol), reasons[symbol], decisions.get(_id(ctx, symbol)))
+        for symbol in todo
+    ]
+    cost = sum(decision.cost_usd for decision in decisions.values())
+    notes = {
+        "kept": list(existing["symbol"]),
+        "differences": differences,
+        "cost_usd": cost,
+        "spent_today_usd": spent["day"] + cost,
+    }
+    return StepResult((Write("llm_signals", ctx.marked("llm_signals", pd.DataFrame(rows)), "new"),), notes)
+
+
+def rotation(as_of: datetime) -> int:
+    """The scan's number since 1970, from which the symbols' order is rotated."""
+    return int(as_of.timestamp()) // 120
+
+
+def gate_context(
+    ctx: ScanContext,
+    reader: Any,
+    account: Account,
+    spent: Mapping[str, float],
+    readings: Mapping[str, Mapping[str, Any]],
+) -> GateContext:
+    """Everything the gates look at, as it stood when the scan began."""
+    s = ctx.settings
+    worst = ctx.analyst.worst_case_usd
+    free = worst == 0.0
+    return GateContext(
+        limits=GateLimits.of(s, rule_set(s, ctx.as_of), fee_rate=fee_preset(s.fees).rate_per_side),
+        halts=reader.query("SELECT * FROM halts WHERE started_at <= ?", (ctx.as_of,)),
+        accepted_times=account.accepted_times,
+        account=account.state,
+        pending_risk_usd=account.pending_usd,
+        day_room_usd=math.inf if free else s.daily_budget_usd - spent["day"],
+        month_room_usd=math.inf if free else s.monthly_budget_usd - spent["month"],
+        call_worst_case_usd=worst,
+        volatility={symbol: reading[f"volatility_{HEADLINE_WINDOW}"] for symbol, reading in readings.items()},
+    )
+
+
+def spent_today(reader: Any, as_of: datetime) -> dict[str, float]:
+    """USD that the ledger holds against the day and the month of `as_of`; what is not settled counts at its reserve."""
+    midnight = as_of.replace(hour=0, minute=0)
+    row = reader.query(
+        "SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)) FILTER (reserved_at >= ?), 0) AS day, "
+        "coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) AS month FROM llm_calls WHERE reserved_at >= ? AND reserved_at < ?",
+        (midnight, midnight.replace(day=1), midnight + _DAY),
+    ).iloc[0]
+    return {"day": float(row["day"]), "month": float(row["month"])}
+
+
+def quote_increment(prices: pd.DataFrame) -> float:
+    """The price step that the product's recent prices show: 10 to the minus of the most decimals seen."""
+    decimals = 0
+    for name in ("open", "high", "low", "close"):
+        for price in prices[name].tail(240).tolist():
+            exponent = Decimal(repr(price)).normalize().as_tuple().exponent
+            decimals = max(decimals, -int(exponent))
+    return 10.0 ** -min(decimals, 10)
+
+
+def _id(ctx: ScanContext, symbol: str) -> str:
+    return signal_id(STRATEGY, symbol, ctx.as_of)
+
+
+def newest_readings(ctx: ScanContext, reader: Any) -> dict[str, dict[str, Any]]:
+    """Each symbol's newest reading at or before `as_of`, not older than a day."""
+    rows = reader.query(
+        "SELECT * FROM theory_features WHERE as_of <= ? AND as_of > ? QUALIFY row_number() OVER "
+        "(PARTITION BY symbol ORDER BY as_of DESC) = 1",
+        (ctx.as_of, ctx.as_of - _DAY),
+    )
+    return {row["symbol"]: row for row in rows.to_dict("records") if row["symbol"] in ctx.symbols}
+
+
+def _markets(ctx: ScanContext, reader: Any) -> dict[str, dict[str, Any]]:
+    """Newest known close, the change over 24 h (missing where that minute is not known) and the price step."""
+    rows = reader.query(
+        "SELECT symbol, open_time, open, high, low, close FROM candles WHERE open_time < ? AND open_time >= ? ORDER BY ALL",
+        (ctx.as_of, ctx.as_of - timedelta(hours=4)),
+    )
+    before = reader.query(
+        "SELECT symbol, arg_max(close, open_time) AS close FROM candles WHERE open_time < ? AND open_time >= ? GROUP BY symbol",
+        (ctx.as_of - _DAY, ctx.as_of - _DAY - timedelta(minutes=15)),
+    )
+    yesterday = dict(zip(before["symbol"], before["close"], strict=True))
+    markets: dict[str, dict[str, Any]] = {}
+    for symbol, candles in rows.groupby("symbol"):
+        close = float(candles["close"].iloc[-1])
+        markets[str(symbol)] = {
+            "price": close,
+            "known_at": candles["open_time"].iloc[-1].to_pydatetime() + timedelta(minutes=1),
+            "change_24h": close / yesterday[symbol] - 1.0 if symbol in yesterday else None,
+            "increment": quote_increment(candles),
+        }
+    return markets
+
+
+def _question(
+    ctx: ScanContext, symbol: str, reading: Mapping[str, Any], market: Mapping[str, Any], account: Account
+) -> Question:
+    return Question(
+        signal_id=_id(ctx, symbol),
+        symbol=symbol,
+        strategy=STRATEGY,
+        as_of=ctx.as_of,
+        features_as_of=reading["as_of"].to_pydatetime(),
+        readings={name: _missing_is_none(reading[name]) for name in _READING_COLUMNS},
+        explanations={theory: explain(theory, reading) for theory in THEORY_NAMES},
+        market_price=market["price"],
+        price_age_s=(ctx.clock() - market["known_at"]).total_seconds(),
+        quote_increment=market["increment"],
+        change_24h=market["change_24h"],
+        observed_share=_missing_is_none(reading["observed_share"]),
+        horizon_minutes=ctx.settings.horizon_minutes,
+        reward_risk=ctx.settings.min_reward_risk,
+        open_position=account.open_sides.get(symbol),
+        room_usd=account.state.room_usd,
+        aggressive=ctx.settings.aggressive,
+        demo=ctx.is_demo,
+    )
+
+
+def _row(
+    ctx: ScanContext,
+    symbol: str,
+    reading: Mapping[str, Any] | None,
+    market: Mapping[str, Any] | None,
+    reason: str | None,
+    decision: Decision | None,
+) -> dict[str, Any]:
+    """The llm_signals row (without provenance) of one symbol."""
+    answer = decision.answer if decision else None
+    decided_at = ctx.clock()
+    return {
+        "signal_id": _id(ctx, symbol),
+        "as_of": ctx.as_of,
+        "features_as_of": reading["as_of"] if reading else None,
+        "decided_at": decided_at,
+        "symbol": symbol,
+        "strategy": STRATEGY,
+        "analyst": decision.analyst if decision else ctx.analyst.name,
+        "side": answer.side if answer else None,
+        "confidence": answer.confidence if answer else None,
+        "entry_price": answer.entry_price if answer else None,
+        "stop_price": answer.stop_price if answer else None,
+        "target_price": answer.target_price if answer else None,
+        "horizon_minutes": answer.horizon_minutes if answer else None,
+        "reasoning": answer.reasoning if answer else None,
+        "key_theories": ",".join(answer.key_theories) if answer else None,
+        "market_price": market["price"] if market else None,
+        "price_age_s": (decided_at - market["known_at"]).total_seconds() if market else None,
+        "call_id": decision.call_id if decision else None,
+        "prompt_version": decision.prompt_version if decision else None,
+        "status": decision.status if decision else "skipped",
+        "status_reason": decision.status_reason if decision else reason or NO_READING,
+    }
+
+
+def _differences(existing: pd.DataFrame, readings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a repeated scan would have read differently: a newer reading has arrived since the decision."""
+    told = []
+    for row in existing.to_dict("records"):
+        reading = readings.get(row["symbol"])
+        if reading is not None and not pd.isna(row["features_as_of"]) and reading["as_of"] != row["features_as_of"]:
+            told.append(
+                f"{row['symbol']}: decided on {row['features_as_of']}, a reading of {reading['as_of']} came since"
+            )
+    return told
+
+
+def _missing_is_none(value: Any) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)

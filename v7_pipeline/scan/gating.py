@@ -1,0 +1,73 @@
+"""Step 5: every decision of the scan meets every gate; what passes becomes a signal and waits in the outbox.
+
+Positions are sized here because gates and trades do not know one another; the rules are theirs.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+
+from v7_pipeline.alerts.outbox import alerts_for_scan
+from v7_pipeline.gates.evaluate import gate_signals
+from v7_pipeline.scan.account import Account, read_account
+from v7_pipeline.scan.context import ScanContext, StepResult, Write
+from v7_pipeline.scan.decide import gate_context, newest_readings, rotation, spent_today
+from v7_pipeline.store.schema import TABLES
+from v7_pipeline.trades import fee_preset, size_signals
+
+__all__ = ["gate", "gate_stored"]
+
+NO_CLOSED = pd.DataFrame(columns=list(TABLES["outcomes"].column_names))
+
+
+def gate_stored(ctx: ScanContext) -> StepResult:
+    """`gate` for the decisions that the store holds at this instant."""
+    return gate(ctx, ctx.store.query("SELECT * FROM llm_signals WHERE as_of = ? ORDER BY symbol", (ctx.as_of,)))
+
+
+def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
+    """gated_signals rows for those of `decisions` (llm_signals rows of this instant) that have none yet."""
+    with ctx.store.reading() as reader:
+        done = reader.query("SELECT signal_id FROM gated_signals WHERE as_of = ?", (ctx.as_of,))
+        account = read_account(ctx.settings, reader, ctx.as_of, ctx.source)
+        context = gate_context(ctx, reader, account, spent_today(reader, ctx.as_of), newest_readings(ctx, reader))
+        failures = reader.query("SELECT failures FROM scans WHERE as_of = ?", (ctx.as_of,))
+    notes = {"account": account.figures()}
+    todo = decisions[~decisions["signal_id"].isin(done["signal_id"])].reset_index(drop=True)
+    if todo.empty:
+        return StepResult(notes=notes)
+    todo = _with_delay(ctx, todo)
+    gated = gate_signals(
+        todo, as_of=ctx.as_of, context=context, sized=_sized(ctx, todo, account), rotation=rotation(ctx.as_of)
+    )
+    joined = todo.drop(columns=["source", "run_id", "code_version"]).merge(
+        gated.drop(columns=["as_of", "symbol", "strategy", "side"]), on="signal_id"
+    )
+    failed = json.loads(failures["failures"].iloc[0]) if len(failures) else {}
+    alerts = alerts_for_scan(joined, NO_CLOSED, failed, as_of=ctx.as_of, demo=ctx.is_demo)
+    writes = [Write("gated_signals", ctx.marked("gated_signals", gated), "new")]
+    if not ctx.is_late:
+        writes.append(Write("alerts", ctx.marked("alerts", alerts), "new"))
+    return StepResult(tuple(writes), notes)
+
+
+def _with_delay(ctx: ScanContext, decisions: pd.DataFrame) -> pd.DataFrame:
+    """A live decision gated long after its instant (its run had died) counts as decided now: it is late, and refused."""
+    late = (decisions["source"] == "live") & (ctx.source != "live")
+    if not late.any():
+        return decisions
+    return decisions.assign(decided_at=decisions["decided_at"].mask(late, pd.Timestamp(ctx.wall_clock())))
+
+
+def _sized(ctx: ScanContext, decisions: pd.DataFrame, account: Account) -> pd.DataFrame:
+    s = ctx.settings
+    return size_signals(
+        decisions,
+        risk_usd=s.risk_per_trade * s.account_initial_usd,
+        fee_rate=fee_preset(s.fees).rate_per_side,
+        slippage=s.slippage,
+        equity=account.state.equity,
+        leverage=s.leverage,
+    )

@@ -1,0 +1,144 @@
+"""Who does the work: store, market client and analyst, built from the settings and replaceable one by one.
+
+Everything is made on first use, so that a command that only reads the store never opens a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from v7_pipeline import __version__
+from v7_pipeline.analyst.base import Analyst
+from v7_pipeline.scan.context import LATE_AFTER, Clock, ScanContext, ScanError, Source
+from v7_pipeline.settings import Settings
+from v7_pipeline.store import Store
+
+__all__ = ["Runtime", "build_runtime", "utc_now"]
+
+Connect = Callable[[bool], AbstractContextManager[Any]]
+
+
+def utc_now() -> datetime:
+    """The wall clock, aware."""
+    return datetime.now(UTC)
+
+
+@dataclass
+class Runtime:
+    """The outside world of a scan. Tests and the command line replace single parts by keyword."""
+
+    settings: Settings
+    clock: Clock = utc_now
+    connect: Connect | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    on_progress: Callable[[str, int, int], None] | None = None
+
+    def prepare_store(self) -> Store:
+        """The store with this code's schema; refuses one that belongs to the other mode."""
+        self.store.migrate(__version__, self.clock())
+        rows = self.store.query("SELECT source FROM candles LIMIT 1")
+        if len(rows) and (rows["source"].iloc[0] == "demo") != (self.settings.mode == "demo"):
+            other = "live" if self.settings.mode == "demo" else "demo"
+            raise ScanError(
+                f"{self.store!r} holds {other} data and this is {self.settings.mode} mode; "
+                f"give each mode its own V7_STORE (or none: each has its own file)"
+            )
+        return self.store
+
+    @cached_property
+    def store(self) -> Store:
+        """The store; see prepare_store for the one that may be written to."""
+        if "store" in self.overrides:
+            return self.overrides["store"]
+        from v7_pipeline.store import open_store
+
+        return open_store(self.settings.store_url, wait_s=self.settings.store_wait_s, connect=self.connect)
+
+    @cached_property
+    def market(self) -> Any:
+        """The Coinbase client, or whoever replaces it."""
+        if "market" in self.overrides:
+            return self.overrides["market"]
+        from v7_pipeline.market.coinbase import CoinbaseClient
+
+        s = self.settings
+        return CoinbaseClient(
+            api=s.market_api,
+            base_url=s.exchange_url if s.market_api == "exchange" else s.advanced_url,
+            timeout_s=s.market_timeout_s,
+            retries=s.market_retries,
+            rate_per_s=s.market_rate_per_s,
+            workers=s.market_workers,
+            venue="sandbox" if s.mode == "demo" else None,
+        )
+
+    def analyst(self, provenance: dict[str, str]) -> Analyst:
+        """The analyst that the settings name; its ledger rows carry `provenance`."""
+        if "analyst" in self.overrides:
+            return self.overrides["analyst"]
+        s = self.settings
+        if s.analyst_name == "rules":
+            from v7_pipeline.analyst.rules import RulesAnalyst
+
+            return RulesAnalyst()
+        from v7_pipeline.analyst.deepseek import AnalystError, DeepSeekAnalyst
+        from v7_pipeline.analyst.ledger import Ledger
+        from v7_pipeline.analyst.prices import load_prices
+
+        if s.deepseek_api_key is None:
+            raise AnalystError("V7_ANALYST=deepseek needs DEEPSEEK_API_KEY; set it, or choose V7_ANALYST=rules")
+        ledger = Ledger(
+            self.store,
+            daily_budget_usd=s.daily_budget_usd,
+            monthly_budget_usd=s.monthly_budget_usd,
+            provenance=provenance,
+        )
+        return DeepSeekAnalyst(
+            ledger=ledger,
+            api_key=s.deepseek_api_key,
+            base_url=s.deepseek_url,
+            model=s.deepseek_model,
+            deadline_s=s.deepseek_deadline_s,
+            max_tokens=s.deepseek_max_tokens,
+            prices=load_prices(),
+            clock=self.clock,
+        )
+
+    def source_of(self, as_of: datetime) -> Source:
+        """How rows of a scan at `as_of` are marked."""
+        if self.settings.mode == "demo":
+            return "demo"
+        return "backfill" if self.clock() - as_of > LATE_AFTER else "live"
+
+    def context(self, as_of: datetime, run_id: str) -> ScanContext:
+        """The context of the scan at `as_of`."""
+        source = self.source_of(as_of)
+        late = self.clock() - as_of > LATE_AFTER
+        clock: Clock = (lambda: as_of) if late else self.clock
+        provenance = {"source": source, "run_id": run_id, "code_version": __version__}
+        return ScanContext(
+            settings=self.settings,
+            store=self.store,
+            market=self.market,
+            analyst=self.analyst(provenance),
+            as_of=as_of,
+            run_id=run_id,
+            source=source,
+            clock=clock,
+            wall_clock=self.clock,
+        )
+
+
+def build_runtime(
+    settings: Settings, *, clock: Clock = utc_now, connect: Connect | None = None, **overrides: Any
+) -> Runtime:
+    """A runtime from `settings`; `store`, `market` or `analyst` may be given instead of made."""
+    unknown = set(overrides) - {"store", "market", "analyst"}
+    if unknown:
+        raise TypeError(f"a runtime has no part called {', '.join(sorted(unknown))}; it has store, market and analyst")
+    return Runtime(settings, clock, connect, overrides)

@@ -1,0 +1,222 @@
+"""Every knob of V7, once: its name, unit, default and meaning.
+
+Values come from the environment (prefix ``V7_``; the two vendors' keys keep the vendors' names) or from ``.env``.
+Nothing else in the package reads the environment. No behaviour belongs here.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+__all__ = ["Settings", "SettingsError", "load_settings", "origin_of"]
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message says which, where it came from and how to mend it."""
+
+
+class Settings(BaseSettings):
+    """All settings; immutable, so that a run's settings cannot change under it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="V7_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    # --- where and what -------------------------------------------------------------------
+    mode: Literal["live", "demo"] = Field(
+        "live", description="live: Coinbase; demo: the sandbox, marked demo everywhere"
+    )
+    home: Path = Field(Path(".v7"), description="folder that holds demo/ and live/ (store, Dagster home, logs)")
+    symbols: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("BTC-USD", "ETH-USD", "SOL-USD"), description="Coinbase products, separated by commas"
+    )
+    store: str = Field(
+        "duckdb",
+        description="duckdb (a file in the home folder), duckdb:PATH, ducklake:sqlite:PATH or ducklake:postgres:CONNINFO",
+    )
+    first_day: date = Field(
+        date(2023, 1, 1), description="first daily UTC partition; Coinbase has BTC-USD from 2015-01-20"
+    )
+    store_wait_s: float = Field(10.0, gt=0, description="s; how long to wait for a store that another process holds")
+
+    # --- market ---------------------------------------------------------------------------
+    market_api: Literal["exchange", "advanced"] = Field("exchange", description="which Coinbase candle API to use")
+    exchange_url: str = Field("https://api.exchange.coinbase.com", description="base URL of the Exchange API")
+    advanced_url: str = Field("https://api.coinbase.com", description="base URL of the Advanced Trade API")
+    market_timeout_s: float = Field(10.0, gt=0, description="s; one HTTP attempt")
+    market_retries: int = Field(4, ge=0, description="attempts after the first, with back-off and jitter")
+    market_rate_per_s: int = Field(10, ge=1, description="requests per second, shared by all threads")
+    market_workers: int = Field(6, ge=1, description="pages fetched at once in a backfill")
+    refetch_minutes: int = Field(
+        10, ge=1, description="min; newest minutes asked again each scan, since they may be revised"
+    )
+    gap_minutes: int = Field(15, ge=1, description="min; a longer gap breaks a theory's window")
+    min_observed_share: float = Field(0.8, ge=0, le=1, description="share; below it a theory abstains")
+
+    # --- analyst --------------------------------------------------------------------------
+    analyst: Literal["auto", "deepseek", "rules"] = Field(
+        "auto", description="auto: deepseek where a key is set, otherwise rules"
+    )
+    deepseek_api_key: SecretStr | None = Field(None, validation_alias="DEEPSEEK_API_KEY", description="DeepSeek's key")
+    deepseek_url: str = Field("https://api.deepseek.com", description="base URL of an OpenAI-compatible service")
+    deepseek_model: str = Field("deepseek-flash", description="model; must have a dated price")
+    deepseek_deadline_s: float = Field(30.0, gt=0, description="s; total deadline of one call, all attempts")
+    deepseek_max_tokens: int = Field(600, ge=64, description="tokens; most that an answer may have")
+    aggressive: bool = Field(False, description="aggressive mode: lower thresholds, stated in the prompt")
+    daily_budget_usd: float = Field(3.0, ge=0, description="USD a UTC day for analyst calls")
+    monthly_budget_usd: float = Field(100.0, ge=0, description="USD a UTC month for analyst calls")
+
+    # --- gates ----------------------------------------------------------------------------
+    max_signals_per_hour: int = Field(6, ge=0, description="accepted signals in any 60 min")
+    max_price_age_s: float = Field(180.0, gt=0, description="s; newest closed candle's age at the scan's instant")
+    max_decision_delay_s: float = Field(
+        120.0, gt=0, description="s; a decision made later than this after its scan is stale"
+    )
+    min_confidence: float = Field(0.55, ge=0, le=1, description="below it a signal is rejected")
+    min_reward_risk: float = Field(1.5, gt=0, description="reward:risk of a plan, net of fees")
+    max_entry_distance: float = Field(0.005, gt=0, description="fraction; entry within this of the market")
+    min_stop_volatilities: float = Field(
+        1.0, ge=0, description="one-minute volatilities between entry and stop, at least"
+    )
+    ftmo_rules: str = Field("ftmo-2step-challenge", description="rule set's name (gates/ftmo_rules.toml)")
+    account_initial_usd: float = Field(100_000.0, gt=0, description="USD; initial capital of the account")
+    risk_per_trade: float = Field(0.005, gt=0, le=0.05, description="fraction of initial capital risked on one signal")
+    ftmo_buffer: float = Field(0.10, ge=0, le=1, description="share of the daily allowance that is never risked")
+    leverage: float = Field(3.3, gt=0, description="largest notional over equity")
+
+    # --- trades ---------------------------------------------------------------------------
+    fees: Literal["ftmo-crypto", "coinbase-taker", "coinbase-maker", "none"] = Field(
+        "ftmo-crypto", description="named fee preset of every P&L"
+    )
+    slippage: float = Field(0.0001, ge=0, description="fraction of price lost on each market fill")
+    horizon_minutes: int = Field(240, ge=1, description="min; a trade's time stop where the plan names none")
+    breakeven_band_r: float = Field(0.1, ge=0, description="R; |net R| within it is breakeven")
+
+    # --- learning -------------------------------------------------------------------------
+    prior_alpha: float = Field(1.0, gt=0, description="Beta prior's alpha of every win rate")
+    prior_beta: float = Field(1.0, gt=0, description="Beta prior's beta of every win rate")
+    min_effective_n: int = Field(30, ge=1, description="below it no theory gets a verdict")
+
+    # --- services -------------------------------------------------------------------------
+    host: str = Field("127.0.0.1", description="address that our servers listen on")
+    ui_port: int = Field(3000, ge=1, le=65535, description="port of Dagster's pages")
+    dashboard_port: int = Field(8070, ge=1, le=65535, description="port of the dashboard")
+    sandbox_port: int = Field(8077, ge=1, le=65535, description="port of the sandbox")
+    sandbox_seed: int = Field(7, description="seed of the simulated market")
+    scan_cron: str = Field("*/2 * * * *", description="cron expression of the scans, UTC; each tick is an instant")
+    max_run_s: int = Field(300, ge=10, description="s; a scan running longer is ended")
+    in_flight_bound_s: int = Field(
+        420, ge=60, description="s; a run in flight for longer no longer blocks the next tick"
+    )
+    alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Apprise URLs (Telegram, Discord, e-mail …), separated by spaces"
+    )
+
+    @field_validator("symbols", mode="before")
+    @classmethod
+    def _split_symbols(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        symbols = tuple(str(part).strip().upper() for part in parts if str(part).strip())
+        if not symbols:
+            raise ValueError("name at least one product, such as BTC-USD")
+        for symbol in symbols:
+            base, _, quote = symbol.partition("-")
+            if not (base.isalnum() and quote.isalnum()):
+                raise ValueError(f"{symbol!r} is no Coinbase product; write it as BASE-QUOTE, such as BTC-USD")
+        return tuple(dict.fromkeys(symbols))
+
+    @field_validator("alert_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("deepseek_api_key", mode="before")
+    @classmethod
+    def _blank_key_is_none(cls, value: Any) -> Any:
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.monthly_budget_usd < self.daily_budget_usd:
+            raise ValueError(
+                "V7_MONTHLY_BUDGET_USD is smaller than V7_DAILY_BUDGET_USD; raise it or lower the daily one"
+            )
+        return self
+
+    # --- derived --------------------------------------------------------------------------
+    @property
+    def data_dir(self) -> Path:
+        """The mode's own folder: demo and live never share one."""
+        return self.home / self.mode
+
+    @property
+    def store_url(self) -> str:
+        """`store` with its default path filled in."""
+        if self.store == "duckdb":
+            return f"duckdb:{self.data_dir / 'v7.duckdb'}"
+        return self.store
+
+    @property
+    def source(self) -> Literal["live", "demo"]:
+        """What rows written now are marked with."""
+        return self.mode
+
+    @property
+    def analyst_name(self) -> Literal["deepseek", "rules"]:
+        """Who decides, with `auto` resolved."""
+        if self.analyst != "auto":
+            return self.analyst
+        return "deepseek" if self.deepseek_api_key else "rules"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and .env, with `overrides` (field names) on top.
+
+    Raises SettingsError with one sentence a person can act on; a secret's value is never in it.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        field = next((f for f in Settings.model_fields if name.upper() in (f.upper(), env_name(f))), name)
+        place = origin_of(field, overrides) if field in Settings.model_fields else "settings"
+        label = env_name(field) if field in Settings.model_fields else "settings"
+        meaning = Settings.model_fields[field].description if field in Settings.model_fields else ""
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise SettingsError(
+            f"{label} (from {place}) is not usable: {reason}" + (f" — {meaning}." if meaning else ".")
+        ) from None
+
+
+def env_name(field: str) -> str:
+    """The environment variable that sets `field`."""
+    alias = Settings.model_fields[field].validation_alias
+    return str(alias) if alias else f"V7_{field.upper()}"
+
+
+def origin_of(field: str, overrides: dict[str, Any] | None = None) -> str:
+    """Where `field`'s value comes from: argument, environment, .env or default."""
+    name = env_name(field)
+    if overrides and field in overrides:
+        return "argument"
+    if any(key.upper() == name.upper() for key in os.environ):
+        return "environment"
+    env_file = Path(".env")
+    if env_file.is_file():
+        from dotenv import dotenv_values
+
+        if any(key.upper() == name.upper() for key in dotenv_values(env_file)):
+            return ".env"
+    return "default"

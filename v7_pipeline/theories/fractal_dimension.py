@@ -1,0 +1,82 @@
+"""Fractal dimension: how rough the price path is, between a line (1) and a plane (2); a random walk has 1.5.
+
+Formula: D = 2 − slope of log mean |p(i + k) − p(i)| on log k, k = 1, 2, 4, 8, 16, over the window's W + 1 log prices
+(madogram; Gneiting, Ševčíková & Percival 2012; Higuchi's family), cut to [1, 2]. Unit: dimension. Nothing moved:
+missing.
+
+Null: random walk with the window's share of zero returns, simulated; of D before it is cut. Vote: a smooth path
+(lower 5 %) goes with momentum's direction, a rough one (upper 5 %) against it. Score: strength of the percentile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from v7_pipeline.store.schema import HEADLINE_WINDOW
+from v7_pipeline.theories.base import Bars, Floats, lean, missing_because, number, place, strength
+from v7_pipeline.theories.nulls import simulated_percentile
+
+__all__ = ["NAME", "explain", "madogram", "percentile", "score", "statistic", "values", "vote"]
+
+NAME = "fractal_dimension"
+LARGEST_LAG = 16
+
+
+def madogram(path: npt.ArrayLike) -> float:
+    """Dimension of one path of at least 18 points, not cut to [1, 2]; NaN where nothing moves."""
+    from v7_pipeline.theories import kernels
+
+    data = np.array(path, dtype=np.float64)
+    if data.size < LARGEST_LAG + 2:
+        raise ValueError(f"a path of {data.size} points is too short for lags up to {LARGEST_LAG}")
+    out = np.empty(1)
+    kernels.madogram(np.diff(data), data.size - 1, 0, data.size - 2, out)
+    return float(out[0])
+
+
+def _dimension(bars: Bars, w: int) -> Floats:
+    def make() -> Floats:
+        out = np.empty(bars.rows)
+        bars.kernels.madogram(bars.returns, w, bars.epoch, bars.first, out)
+        return bars.where_usable(out, w)
+
+    return bars.cached((NAME, w), make)
+
+
+def values(bars: Bars) -> dict[str, Floats]:
+    """fractal_dimension_W ∈ [1, 2]."""
+    return {f"fractal_dimension_{w}": np.clip(_dimension(bars, w), 1.0, 2.0) for w in bars.windows}
+
+
+def statistic(bars: Bars) -> Floats:
+    """The headline window's dimension before it is cut."""
+    return _dimension(bars, HEADLINE_WINDOW)
+
+
+def percentile(bars: Bars) -> Floats:
+    return simulated_percentile(NAME, bars, statistic(bars))
+
+
+def score(bars: Bars, percentile: Floats) -> Floats:
+    return strength(percentile)
+
+
+def vote(bars: Bars, percentile: Floats, score: Floats) -> Floats:
+    return lean(bars, percentile, score, low=+1, high=-1)
+
+
+def explain(row: Mapping[str, Any]) -> str:
+    value = number(row, "fractal_dimension_240")
+    if value is None:
+        return missing_because(row, "Fractal dimension")
+    share = number(row, f"{NAME}_percentile")
+    told = "as rough as a random walk"
+    if share is not None and share <= 0.05:
+        told = "smoother than a random walk, moves carry on"
+    elif share is not None and share >= 0.95:
+        told = "rougher than a random walk, moves turn back"
+    return f"Fractal dimension {value:.2f}{place(share)}: {told}."

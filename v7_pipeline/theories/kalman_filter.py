@@ -1,0 +1,97 @@
+"""Kalman filter: the price's level and slope with the noise taken out, and what the last minute added.
+
+Formula: steady state of the local linear trend on log price, tracking index λ = .05 (Kalata 1984):
+r = (4 + λ − √(8λ + λ²))/4, α = 1 − r², β = 2(2 − α) − 4√(1 − α); prediction level + slope, innovation = price −
+prediction, level += α · innovation, slope += β · innovation. Units: `kalman_gap` (price − level), `kalman_slope`
+(a minute) and `kalman_innovation` in volatilities, the scale of 240 minutes known one bar earlier. Where nothing moved
+for 240 minutes all are 0, and missing in the minute that ends it: there is no unit to measure it in.
+
+Null: random walk with the window's share of zero returns, simulated; statistic the slope. Vote: its side, outside the
+central 90 %. Score: strength of the percentile. Its memory is some ten minutes: it sees the latest move.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from v7_pipeline.store.schema import HEADLINE_WINDOW
+from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, place, strength, trend_vote
+from v7_pipeline.theories.nulls import simulated_percentile
+
+__all__ = [
+    "NAME", "explain", "local_level_gain", "percentile", "score", "statistic", "steady_state_gains", "values", "vote",
+]  # fmt: skip
+
+NAME = "kalman_filter"
+TRACKING_INDEX = 0.05
+
+
+def steady_state_gains(tracking_index: float) -> tuple[float, float]:
+    """(α, β) of the steady-state local linear trend filter; the tracking index is positive."""
+    if not tracking_index > 0:
+        raise ValueError(f"the tracking index {tracking_index} must be positive")
+    r = (4 + tracking_index - math.sqrt(8 * tracking_index + tracking_index**2)) / 4
+    alpha = 1 - r * r
+    return alpha, 2 * (2 - alpha) - 4 * math.sqrt(1 - alpha)
+
+
+def local_level_gain(q: float) -> float:
+    """Steady-state gain of the local level model whose level variance is q observation variances."""
+    if not q > 0:
+        raise ValueError(f"the variance ratio {q} must be positive")
+    ahead = (q + math.sqrt(q * q + 4 * q)) / 2
+    return ahead / (ahead + 1)
+
+
+def _filtered(bars: Bars) -> Floats:
+    def make() -> Floats:
+        alpha, beta = steady_state_gains(TRACKING_INDEX)
+        out = np.empty((3, bars.close.size))
+        bars.kernels.alpha_beta_filter(bars.returns, bars.run, alpha, beta, out)
+        out = out[:, bars.first :]
+        scale, still = bars.scale_before()[bars.first :], bars.returns[bars.first :] == 0
+        unmoved = np.broadcast_to(np.where(still, 0.0, np.nan), out.shape).copy()
+        ratio = np.divide(out, scale, out=unmoved, where=np.broadcast_to(scale > 0, out.shape))
+        return np.where(bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY), ratio, np.nan)
+
+    return bars.cached(NAME, make)
+
+
+def values(bars: Bars) -> dict[str, Floats]:
+    """kalman_gap, kalman_slope, kalman_innovation; missing before 1,240 unbroken returns."""
+    return dict(zip(("kalman_gap", "kalman_slope", "kalman_innovation"), _filtered(bars), strict=True))
+
+
+def statistic(bars: Bars) -> Floats:
+    """The slope."""
+    return _filtered(bars)[1]
+
+
+def percentile(bars: Bars) -> Floats:
+    return simulated_percentile(NAME, bars, statistic(bars))
+
+
+def score(bars: Bars, percentile: Floats) -> Floats:
+    return strength(percentile)
+
+
+def vote(bars: Bars, percentile: Floats, score: Floats) -> Floats:
+    return trend_vote(percentile, score)
+
+
+def explain(row: Mapping[str, Any]) -> str:
+    slope, gap = number(row, "kalman_slope"), number(row, "kalman_gap")
+    if slope is None or gap is None:
+        return missing_because(row, "Kalman")
+    told = "no slope that noise would not show"
+    if float(row.get(f"{NAME}_vote") or 0.0):
+        told = f"the filtered price is {'rising' if slope > 0 else 'falling'}"
+    side = "above" if gap >= 0 else "below"
+    return (
+        f"Kalman slope {slope:+.2f} volatilities a minute{place(number(row, f'{NAME}_percentile'))}: {told}; "
+        f"the price is {abs(gap):.1f} volatilities {side} its level."
+    )

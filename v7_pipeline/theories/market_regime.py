@@ -1,0 +1,88 @@
+"""Market regime: is the market falling, driftless or rising, judged from the past only?
+
+Formula: forward (Hamilton 1989) filter on z = return ÷ scale one bar earlier (W = 240), cut at ±6. Three states with
+drift −μ, 0, +μ and unit variance; μ = .12 a minute, a state lasts 120 minutes on average; no estimation (EM on 240
+bars is worse than saying nothing) and no smoothing (it would look ahead). `p_bear`, `p_sideways`, `p_bull` sum to 1;
+the confidence is the largest. A minute without any scale (nothing moved for 240) carries no information.
+
+Null: random walk with the window's share of zero returns, simulated; statistic p_bull − p_bear. Vote: its side,
+outside the central 90 %. Score: |p_bull − p_bear|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from v7_pipeline.store.schema import HEADLINE_WINDOW
+from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, trend_vote
+from v7_pipeline.theories.nulls import simulated_percentile
+
+__all__ = ["NAME", "explain", "filter_probabilities", "percentile", "score", "statistic", "values", "vote"]
+
+NAME = "market_regime"
+DRIFT = 0.12
+STAY = 1 - 1 / 120
+CUT = 6.0
+_WORDS = {"falling": "p_bear", "driftless": "p_sideways", "rising": "p_bull"}
+
+
+def filter_probabilities(z: npt.ArrayLike) -> Floats:
+    """Filtered P(falling), P(driftless), P(rising) of standardised returns, shape (n, 3); NaN = no information."""
+    from v7_pipeline.theories import kernels
+
+    data = np.clip(np.array(z, dtype=np.float64), -CUT, CUT)
+    out = np.empty((3, data.size))
+    kernels.hamilton_filter(data, np.arange(1, data.size + 1), DRIFT, STAY, out)
+    return np.ascontiguousarray(out.T)
+
+
+def _filtered(bars: Bars) -> Floats:
+    def make() -> Floats:
+        scale = bars.scale_before()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.clip(bars.returns / scale, -CUT, CUT)  # 0/0: no information; a move out of nothing: the cut
+        z[bars.run <= HEADLINE_WINDOW] = np.nan
+        out = np.empty((3, z.size))
+        bars.kernels.hamilton_filter(z, bars.run, DRIFT, STAY, out)
+        usable = bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
+        return np.where(usable, out[:, bars.first :], np.nan)
+
+    return bars.cached(NAME, make)
+
+
+def values(bars: Bars) -> dict[str, Floats]:
+    """p_bear, p_sideways, p_bull; missing before 1,240 unbroken returns."""
+    return dict(zip(("p_bear", "p_sideways", "p_bull"), _filtered(bars), strict=True))
+
+
+def statistic(bars: Bars) -> Floats:
+    """p_bull − p_bear."""
+    filtered = _filtered(bars)
+    return filtered[2] - filtered[0]
+
+
+def percentile(bars: Bars) -> Floats:
+    return simulated_percentile(NAME, bars, statistic(bars))
+
+
+def score(bars: Bars, percentile: Floats) -> Floats:
+    return np.nan_to_num(np.abs(statistic(bars)), nan=0.0)
+
+
+def vote(bars: Bars, percentile: Floats, score: Floats) -> Floats:
+    return trend_vote(percentile, score)
+
+
+def explain(row: Mapping[str, Any]) -> str:
+    chances = {word: number(row, column) for word, column in _WORDS.items()}
+    known = {word: chance for word, chance in chances.items() if chance is not None}
+    if len(known) < 3:
+        return missing_because(row, "Regime")
+    word = max(known, key=lambda name: known[name])
+    told = "" if float(row.get(f"{NAME}_vote") or 0.0) else ", no more than noise shows"
+    sides = f"rising {known['rising']:.2f}, falling {known['falling']:.2f}"
+    return f"Regime {word} with probability {known[word]:.2f} ({sides}){told}."

@@ -1,0 +1,26 @@
+"""Trades: sizing, barriers, fees, P&L and the paper book, as pure functions of frames.
+
+Whether a signal may be traded is the gates' business; what was learnt from it is learning's.
+"""
+
+from __future__ import annotations
+
+from v7_pipeline.trades.barriers import OUTCOME_COLUMNS, can_be_followed, follow
+from v7_pipeline.trades.fees import FEE_PRESETS, FeePreset, fee_preset
+from v7_pipeline.trades.paper import POSITION_COLUMNS, pending_risk_usd, positions
+from v7_pipeline.trades.sizing import Sized, size, size_signals
+
+__all__ = [
+    "FEE_PRESETS",
+    "OUTCOME_COLUMNS",
+    "POSITION_COLUMNS",
+    "FeePreset",
+    "Sized",
+    "can_be_followed",
+    "fee_preset",
+    "follow",
+    "pending_risk_usd",
+    "positions",
+    "size",
+    "size_signals",
+]

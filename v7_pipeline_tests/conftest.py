@@ -1,0 +1,64 @@
+"""What tests of several rooms share: settings that never read this machine, a sandbox, a runtime on a fresh store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+hypothesis_settings.register_profile("v7", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("v7")
+
+STORES = os.environ.get("V7_TEST_STORES", "duckdb")
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings, keys or .env of the machine it runs on."""
+    for name in list(os.environ):
+        if name.startswith("V7_") or name in ("DEEPSEEK_API_KEY", "DAGSTER_HOME"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Any]:
+    """Settings with a home of their own."""
+    from v7_pipeline.settings import load_settings
+
+    def make(**changes: Any) -> Any:
+        return load_settings(**{"home": tmp_path / "home"} | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Any]:
+    """The simulated market over real HTTP."""
+    from v7_pipeline.sandbox.server import SandboxServer
+
+    with SandboxServer(seed=7) as server:
+        yield server
+
+
+@pytest.fixture
+def make_runtime(make_settings: Callable[..., Any], sandbox: Any) -> Callable[..., Any]:
+    """A runtime in demo mode against the sandbox; its clock stands where the test says."""
+    from v7_pipeline.orchestration.up import make_runtime as build
+    from v7_pipeline.orchestration.up import sandbox_settings
+
+    def make(now: datetime = datetime(2026, 3, 3, 12, 0, 5, tzinfo=UTC), **changes: Any) -> Any:
+        settings = sandbox_settings(make_settings(**{"mode": "demo"} | changes), sandbox.url)
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        runtime = build(settings)
+        runtime.clock = lambda: now
+        runtime.prepare_store()
+        return runtime
+
+    return make

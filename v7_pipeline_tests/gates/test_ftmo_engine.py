@@ -1,0 +1,273 @@
+"""Properties of the account engine that no single case shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from v7_pipeline.gates import AccountState, Balance
+from v7_pipeline_tests.gates.builders import MINUTE, ONE_STEP, at, book, closed, flat, position, prices, state, walk
+
+MON = at("2026-11-16T10:00Z")
+DAY = timedelta(days=1)
+
+
+def same(left: AccountState, right: AccountState) -> None:
+    a, b = dataclasses.asdict(left), dataclasses.asdict(right)
+    for name, value in a.items():
+        assert value == b[name], name
+
+
+@pytest.mark.parametrize(("side", "high", "low", "worst"), [("BUY", 101, 96, 99_600), ("SELL", 103, 99, 99_700)])
+def test_equity_is_tested_on_the_candles_extreme_against_the_position(
+    side: str, high: float, low: float, worst: float
+) -> None:
+    account = state(
+        book(position(MON, side=side, quantity=100, entry=100.0)), MON + MINUTE, prices((MON, high, low, 100.0))
+    )
+    assert account.equity == 100_000
+    assert account.worst_equity_today == worst
+
+
+@pytest.mark.parametrize(("side", "extreme"), [("BUY", "low"), ("SELL", "high")])
+def test_lesson_26_only_the_losing_direction_breaches(side: str, extreme: str) -> None:
+    held = book(position(MON, side=side, quantity=100, entry=100.0))
+    against = {"low": 40.0, "high": 160.0}
+    lost = state(held, MON + MINUTE, flat(against[extreme], MON))
+    gained = state(held, MON + MINUTE, flat(against["high" if extreme == "low" else "low"], MON))
+    assert lost.breached == "daily" and lost.equity == 94_000
+    assert gained.breached is None and gained.equity == 106_000
+
+
+def test_a_breach_inside_a_candle_is_seen_at_its_very_minute_and_stays() -> None:
+    dip = MON + 5 * MINUTE
+    candles = pd.concat([flat(100.0, *(MON + i * MINUTE for i in range(5))), prices((dip, 100, 40, 100))])
+    held = book(position(MON, quantity=100, entry=100.0))
+    assert state(held, dip, candles).breached is None
+    account = state(held, dip + MINUTE, candles)
+    assert (account.breached, account.breached_at, account.equity) == ("daily", dip, 100_000)
+    next_day = state(held, MON + DAY, candles)
+    assert next_day.breached is None and next_day.first_breach_at == dip
+
+
+def test_a_total_breach_outlasts_the_day() -> None:
+    held = book(position(MON, quantity=100, entry=200.0))
+    account = state(held, MON + 3 * DAY, pd.concat([prices((MON, 200, 90, 200)), flat(200.0, MON + 2 * DAY)]))
+    assert (account.breached, account.breached_at) == ("total", MON)
+
+
+def test_a_stop_that_held_shields_from_the_rest_of_its_candle() -> None:
+    stopped = position(MON, quantity=100, entry=100.0, exit_time=MON, exit_price=98.0, stop=98.0)
+    candles = prices((MON, 100, 10, 10))
+    account = state(book(stopped), MON + MINUTE, candles)
+    assert account.worst_equity_today == 99_800 and account.breached is None
+    without = {**stopped, "stop_price": None}
+    assert state(book(without), MON + MINUTE, candles).breached == "daily"
+
+
+def test_a_gap_through_the_stop_counts_what_it_really_cost() -> None:
+    gapped = position(MON, quantity=100, entry=100.0, exit_time=MON + MINUTE, exit_price=45.0, stop=98.0)
+    candles = pd.concat([flat(100.0, MON), prices((MON + MINUTE, 50, 10, 12))])
+    account = state(book(gapped), MON + 2 * MINUTE, candles)
+    assert account.balance == 94_500 and account.worst_equity_today == 94_500
+    assert (account.breached, account.breached_at) == ("daily", MON + MINUTE)
+
+
+def test_a_position_of_an_earlier_minute_is_not_stopped_early() -> None:
+    held = position(MON, quantity=100, entry=100.0, exit_time=MON + 2 * MINUTE, exit_price=99.0, stop=98.0)
+    account = state(book(held), MON + MINUTE, prices((MON, 100, 97, 100)))
+    assert account.open_positions == 1 and account.worst_equity_today == 99_700
+
+
+def test_the_stopped_equity_takes_the_worst_case_or_what_is_lost_already() -> None:
+    held = book(
+        position(MON, quantity=10, entry=100.0, worst=50.0),
+        position(MON, quantity=10, entry=120.0, worst=50.0),
+    )
+    account = state(held, MON + MINUTE, flat(105.0, MON))
+    assert account.equity == 100_000 + 50 - 150
+    assert account.stopped_equity_usd == 100_000 - 50 - 150
+    assert account.open_risk_usd == 100
+    unknown = state(book(position(MON, worst=None)), MON + MINUTE, flat(100_000.0, MON))
+    assert unknown.stopped_equity_usd is None and unknown.open_risk_usd is None
+
+
+def test_the_age_of_prices_is_that_of_the_oldest_open_symbol() -> None:
+    held = book(position(MON, entry=100.0), position(MON, entry=100.0, symbol="ETH-USD"))
+    candles = pd.concat([flat(100.0, MON, MON + 9 * MINUTE), flat(100.0, MON, symbol="ETH-USD")])
+    now = MON + 10 * MINUTE
+    assert state(held, now, candles).prices_as_of == MON + MINUTE
+    assert state(held, now, candles[candles["symbol"] == "BTC-USD"]).prices_as_of is None
+    assert state(book(), now).prices_as_of == now
+
+
+def test_a_minute_without_a_candle_repeats_the_last_close() -> None:
+    held = book(position(MON, quantity=10, entry=100.0), position(MON, quantity=10, entry=50.0, symbol="ETH-USD"))
+    candles = pd.concat([prices((MON, 100, 98, 99)), flat(50.0, MON, MON + MINUTE, symbol="ETH-USD")])
+    account = state(held, MON + 2 * MINUTE, candles)
+    assert account.equity == 99_990 and account.worst_equity_today == 99_980
+
+
+def test_one_step_best_day_is_a_share_of_the_positive_days() -> None:
+    gains = book(closed(3_000, MON), closed(-2_000, MON + DAY), closed(1_000, MON + 2 * DAY))
+    account = state(gains, MON + 3 * DAY, rules=ONE_STEP)
+    assert account.best_day_usd == 3_000 and account.best_day_share == 0.75
+    assert state(book(closed(-5, MON)), MON + DAY, rules=ONE_STEP).best_day_share is None
+
+
+def test_a_funded_account_has_no_target() -> None:
+    from v7_pipeline.gates import rules
+
+    account = state(book(closed(50_000, MON)), MON + DAY, rules=rules("ftmo-2step-funded"))
+    assert account.target_progress is None and account.passable is None
+
+
+def test_a_challenge_needs_its_trading_days() -> None:
+    rows = [closed(2_500, MON + i * DAY) for i in range(4)]
+    assert state(book(*rows[:3], closed(2_500, MON)), MON + 3 * DAY).passable is False
+    assert state(book(*rows), MON + 4 * DAY).passable is True
+    still_open = position(MON + 3 * DAY, entry=100.0)
+    assert state(book(*rows, still_open), MON + 4 * DAY, flat(100.0, MON + 3 * DAY)).passable is False
+
+
+def test_a_balance_set_by_hand_starts_the_replay_there() -> None:
+    gains = book(closed(-20_000, MON), closed(500, MON + DAY))
+    override = Balance(at=MON + DAY - MINUTE, usd=98_000.0)
+    account = state(gains, MON + DAY + MINUTE, balance_override=override)
+    assert account.balance == 98_500 and account.day_start_balance == 98_000
+    assert account.breached is None and account.first_breach_at is None
+    assert account.trading_days == 2
+    known = Balance(at=MON + DAY - MINUTE, usd=98_000.0, day_start_usd=99_000.0)
+    assert state(gains, MON + DAY + MINUTE, balance_override=known).daily_limit == 94_000
+
+
+def test_lesson_02_wrong_input_raises() -> None:
+    held = book(position(MON))
+    candles = flat(1.0, MON)
+    with pytest.raises(ValueError, match="BUY or SELL"):
+        state(held.assign(side="HOLD"), MON + MINUTE, candles)
+    with pytest.raises(ValueError, match="lack the column"):
+        state(held.drop(columns="quantity"), MON + MINUTE, candles)
+    with pytest.raises(ValueError, match="time zone"):
+        state(held, (MON + MINUTE).replace(tzinfo=None), candles)
+    with pytest.raises(ValueError, match="repeat a minute"):
+        state(held, MON + MINUTE, pd.concat([candles, candles]))
+    with pytest.raises(ValueError, match="exit_price"):
+        state(book({**closed(1, MON), "exit_price": None}), MON + MINUTE, candles)
+    with pytest.raises(ValueError, match="above zero"):
+        state(held, MON + MINUTE, candles, initial_usd=0.0)
+
+
+# --- properties over simulated books --------------------------------------------------------------
+
+
+def _random_account(seed: int, *, days: int = 3, trades: int = 12) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Random positions over random walks of two symbols; some are open to the end."""
+    rng = np.random.default_rng(seed)
+    minutes = days * 1440
+    start = at("2026-10-24T12:00Z")  # the clocks change on the way
+    candles = pd.concat([walk(seed + i, start, minutes, symbol=s) for i, s in enumerate(("BTC-USD", "ETH-USD"))])
+    rows = []
+    for i in range(trades):
+        symbol = ("BTC-USD", "ETH-USD")[i % 2]
+        close = candles.loc[candles["symbol"] == symbol, "close"].to_numpy()
+        a = int(rng.integers(0, minutes - 700))
+        b = a + int(rng.integers(1, 600))
+        open_end = rng.random() < 0.25
+        rows.append(
+            position(
+                start + a * MINUTE,
+                side=str(rng.choice(["BUY", "SELL"])),
+                quantity=float(rng.integers(5, 200)),
+                entry=float(close[a]),
+                exit_time=None if open_end else start + b * MINUTE,
+                exit_price=None if open_end else float(close[b]),
+                worst=100.0,
+                fee=None,
+                symbol=symbol,
+                signal_id=str(i),
+            )
+        )
+    return book(*rows), candles
+
+
+seeds = st.integers(0, 5_000)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds)
+def test_the_order_of_independent_trades_and_candles_does_not_matter(seed: int) -> None:
+    positions, candles = _random_account(seed)
+    now = at("2026-10-27T12:00Z")
+    straight = state(positions, now, candles)
+    shuffled = state(positions.sample(frac=1, random_state=seed), now, candles.sample(frac=1, random_state=seed))
+    same(straight, shuffled)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds, st.integers(100, 4_000))
+def test_lesson_24_truncating_the_future_changes_nothing(seed: int, minutes: int) -> None:
+    positions, candles = _random_account(seed)
+    now = at("2026-10-24T12:00Z") + minutes * MINUTE
+    known = positions[positions["entry_time"] < now].copy()
+    known.loc[known["exit_time"] + MINUTE > now, ["exit_time", "exit_price"]] = [pd.NaT, np.nan]
+    cut = state(known, now, candles[candles["open_time"] + MINUTE <= now])
+    same(state(positions, now, candles), cut)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seeds)
+def test_the_engine_equals_a_walk_minute_by_minute(seed: int) -> None:
+    positions, candles = _random_account(seed, days=2, trades=6)
+    now = at("2026-10-26T12:00Z")
+    account = state(positions, now, candles)
+    candle = {(c.symbol, c.open_time): c for c in candles.itertuples()}
+    held = list(positions.itertuples())
+    lowest_today, balance, equity = np.inf, 100_000.0, 100_000.0
+    for t in pd.date_range(positions["entry_time"].min(), now - MINUTE, freq="min"):
+        intrabar = balance
+        closing = balance
+        for p in held:
+            if not p.entry_time <= t or (p.exit_time is not pd.NaT and p.exit_time < t):
+                continue
+            d = 1 if p.side == "BUY" else -1
+            c = candle[p.symbol, t]
+            fee = 0.000325 * p.quantity * p.entry_price
+            intrabar += d * p.quantity * ((c.low if d > 0 else c.high) - p.entry_price) - fee
+            if p.exit_time is not pd.NaT and p.exit_time == t:
+                gain = d * p.quantity * (p.exit_price - p.entry_price) - fee - 0.000325 * p.quantity * p.exit_price
+                balance += gain
+                closing += gain
+            else:
+                closing += d * p.quantity * (c.close - p.entry_price) - fee
+        equity = closing
+        if t >= account.day_started_at:
+            lowest_today = min(lowest_today, intrabar, closing)
+    assert account.balance == pytest.approx(balance, abs=1e-6)
+    assert account.equity == pytest.approx(equity, abs=1e-6)
+    # the day's first test is the equity carried over its midnight, so the engine may only be lower
+    assert account.worst_equity_today <= lowest_today + 1e-6
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(1.0, 1_000.0), st.floats(1.0, 1_000.0), st.sampled_from(["BUY", "SELL"]))
+def test_equity_is_monotone_in_price(one: float, other: float, side: str) -> None:
+    held = book(position(MON, side=side, quantity=10, entry=500.0))
+    low, high = sorted([one, other])
+    at_low, at_high = (state(held, MON + MINUTE, flat(p, MON)).equity for p in (low, high))
+    assert at_low <= at_high if side == "BUY" else at_low >= at_high
+
+
+def test_ten_thousand_minutes_of_a_busy_account_take_no_time() -> None:
+    import time
+
+    positions, candles = _random_account(1, days=7, trades=200)
+    began = time.perf_counter()
+    state(positions, at("2026-10-31T12:00Z"), candles)
+    assert time.perf_counter() - began < 0.5

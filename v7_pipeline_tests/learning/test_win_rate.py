@@ -1,0 +1,110 @@
+"""The Beta posterior's reference values and the win_rates rows of an instant."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pandas as pd
+import pytest
+
+from v7_pipeline.learning.win_rate import BetaPosterior, win_rates
+from v7_pipeline_tests.learning.frames import EPOCH, check_stored, outcome, outcomes
+
+LATER = (EPOCH + timedelta(days=1)).to_pydatetime()
+
+
+def rates(frame: pd.DataFrame, as_of: datetime = LATER, prior: tuple[float, float] = (1.0, 1.0)) -> pd.DataFrame:
+    return win_rates(frame, as_of=as_of, prior_alpha=prior[0], prior_beta=prior[1]).set_index("scope")
+
+
+def test_beta_13_9_has_the_reference_mean_sd_interval_and_probabilities():
+    posterior = BetaPosterior(13, 9)
+    assert posterior.mean == pytest.approx(0.590909, abs=5e-7)
+    assert posterior.sd == pytest.approx(0.102519, abs=5e-7)
+    assert posterior.interval() == pytest.approx((0.384354, 0.781803), abs=5e-7)
+    assert posterior.prob_above(0.5) == pytest.approx(0.808345, abs=5e-7)
+    assert posterior.prob_above(0.55) == pytest.approx(0.658729, abs=5e-7)
+
+
+def test_impossible_beliefs_are_refused():
+    with pytest.raises(ValueError, match="above 0"):
+        BetaPosterior(0, 1)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        BetaPosterior(1, 1).interval(95)
+
+
+def test_each_scope_counts_its_own_paper_outcomes():
+    frame = outcomes(
+        [
+            outcome(0),
+            outcome(1, symbol="ETH-USD", side="SELL", outcome="loss", tier="LOW"),
+            outcome(2, symbol="ETH-USD", strategy="v6", tier=None),
+            outcome(3, outcome="breakeven"),
+            outcome(4, kind="shadow", outcome="loss"),
+            outcome(5, kind="manual", outcome="loss"),
+            outcome(6, outcome="open", exit_time=pd.NaT),
+        ]
+    )
+    table = rates(frame)
+    assert table["n"].to_dict() == {
+        "all": 3, "shadow:all": 1, "strategy:v6": 1, "strategy:v7": 2, "symbol:BTC-USD": 1, "symbol:ETH-USD":
+        2, "side:BUY": 2, "side:SELL": 1, "tier:HIGH": 1, "tier:LOW": 1,
+    }  # fmt: skip
+    assert table.loc["all", ["alpha", "beta", "mean"]].tolist() == [3.0, 2.0, 0.6]
+    assert table.loc["symbol:ETH-USD", ["alpha", "beta"]].tolist() == [2.0, 2.0]
+    assert ((table["lower"] < table["mean"]) & (table["mean"] < table["upper"])).all()
+
+
+def test_rows_have_the_tables_columns():
+    frame = outcomes([outcome(0), outcome(1, outcome="loss")])
+    check_stored(win_rates(frame, as_of=LATER, prior_alpha=1, prior_beta=1), "win_rates")
+    check_stored(win_rates(frame.iloc[:0], as_of=LATER, prior_alpha=1, prior_beta=1), "win_rates")
+
+
+def test_the_seed_example_of_12_wins_in_20_gives_beta_13_9():
+    frame = outcomes([outcome(i, outcome="win" if i < 12 else "loss") for i in range(20)])
+    row = rates(frame).loc["all"]
+    assert (row["alpha"], row["beta"], row["n"]) == (13, 9, 20)
+    assert (row["lower"], row["upper"]) == pytest.approx((0.384354, 0.781803), abs=5e-7)
+
+
+def test_an_outcome_counts_from_the_end_of_its_exit_candle_on():
+    frame = outcomes([outcome(0)])
+    closed = (frame["exit_time"].iloc[0] + pd.Timedelta(minutes=1)).to_pydatetime()
+    assert rates(frame, closed).loc["all", "n"] == 1
+    assert rates(frame, closed - timedelta(microseconds=1)).loc["all", "n"] == 0
+
+
+def test_without_outcomes_the_prior_is_shown_with_n_0():
+    table = rates(outcomes([]), prior=(3, 2))
+    assert table.index.tolist() == ["all", "shadow:all"]
+    assert table["n"].tolist() == [0, 0]
+    assert table["mean"].tolist() == [0.6, 0.6]
+    assert str(table["as_of"].dtype) == "datetime64[us, UTC]"
+
+
+def test_lesson_29_shadow_outcomes_keep_learning_fed_while_nothing_is_accepted():
+    frame = outcomes([outcome(i, kind="shadow", outcome="win") for i in range(10)])
+    table = rates(frame)
+    assert table.loc["shadow:all", "n"] == 10
+    assert table.loc["shadow:all", "mean"] > 0.9
+    assert table.loc["all", "n"] == 0
+
+
+def test_lesson_04_naive_instants_are_refused():
+    with pytest.raises(ValueError, match="no time zone"):
+        rates(outcomes([outcome(0)]), datetime(2023, 12, 12))  # noqa: DTZ001
+    naive = outcomes([outcome(0)]).assign(exit_time=pd.Timestamp("2023-12-11T00:05:00"))
+    with pytest.raises(ValueError, match="exit_time"):
+        rates(naive)
+
+
+def test_lesson_21_mixed_sources_are_refused():
+    frame = outcomes([outcome(0), outcome(1, source="backtest")])
+    with pytest.raises(ValueError, match="backtest, live"):
+        rates(frame)
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(ValueError, match="tier"):
+        rates(outcomes([outcome(0)]).drop(columns="tier"))

@@ -1,0 +1,61 @@
+"""The asset graph as the design draws it, and what Dagster's pages say of each asset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from v7_pipeline.definitions import build_definitions
+from v7_pipeline.store.schema import TABLES
+
+EDGES = {
+    "candles": set(),
+    "theory_features": {"candles"},
+    "llm_signals": {"theory_features"},
+    "gated_signals": {"llm_signals"},
+    "outcomes": {"gated_signals", "candles"},
+    "theory_attribution": {"outcomes"},
+}
+
+
+@pytest.fixture
+def defs(make_settings: Callable[..., Any]) -> dg.Definitions:
+    return build_definitions(make_settings())
+
+
+def test_the_graph_is_the_designs(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    found = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.get_all_asset_keys()
+    }
+    assert found == EDGES
+
+
+def test_every_asset_is_owned_described_grouped_and_daily(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.owners == ["team:v7"], key
+        assert node.description, key
+        assert node.group_name in {"market", "theories", "signals", "learning"}, key
+        assert node.kinds, key
+        assert isinstance(node.partitions_def, dg.DailyPartitionsDefinition), key
+        assert (node.partitions_def.end_offset, str(node.partitions_def.timezone)) == (1, "UTC")
+        columns = [column.name for column in node.metadata["dagster/column_schema"].columns]
+        assert columns == list(TABLES[key.path[-1]].column_names)
+        assert node.metadata["dagster/code_references"].code_references, key
+
+
+def test_backfilled_assets_take_a_range_in_one_run(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    for name in ("candles", "theory_features"):
+        assert graph.get(dg.AssetKey(name)).backfill_policy == dg.BackfillPolicy.single_run()
+
+
+def test_a_scan_runs_in_one_process(defs: dg.Definitions) -> None:
+    assert defs.resolve_job_def("scan").executor_def is dg.in_process_executor
+    assert defs.resolve_job_def("backfill_features").executor_def is dg.in_process_executor

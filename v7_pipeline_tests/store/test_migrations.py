@@ -1,0 +1,115 @@
+"""A store is created once, an older one is led to the present, a newer one is left alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from v7_pipeline.store import SchemaError, Store, StoreError, migrations, open_store, schema
+from v7_pipeline.store.schema import Column
+from v7_pipeline_tests.store.conftest import NOW, Drills
+from v7_pipeline_tests.store.rows import make_rows
+
+
+def test_migrating_twice_changes_nothing(empty_store: Store) -> None:
+    empty_store.migrate("0.1.0", NOW)
+    first = empty_store.read("schema_version")
+    empty_store.migrate("0.2.0", NOW)
+    assert empty_store.schema_version() == schema.SCHEMA_VERSION
+    assert empty_store.read("schema_version").equals(first) and first["code_version"].tolist() == ["0.1.0"]
+
+
+def test_processes_may_create_one_store_at_once(place: dict[str, Any], drills: Drills, empty_store: Store) -> None:
+    assert drills.run("migrate", place=place, processes=3) == [0, 0, 0]
+    assert len(empty_store.read("schema_version")) == 1
+
+
+def add_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A future in which candles have a number of trades (2) and nobody wants alerts.severity (3)."""
+    candles = schema.TABLES["candles"]
+    trades = Column("trades", "BIGINT", "number of trades", "trades", nullable=True)
+    alerts = schema.TABLES["alerts"]
+    fewer = tuple(column for column in alerts.columns if column.name != "severity")
+    monkeypatch.setitem(schema.TABLES, "candles", dataclasses.replace(candles, columns=(*candles.columns, trades)))
+    monkeypatch.setitem(schema.TABLES, "alerts", dataclasses.replace(alerts, columns=fewer))
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
+    steps = {2: ("ALTER TABLE candles ADD COLUMN trades BIGINT",), 3: ("ALTER TABLE alerts DROP COLUMN severity",)}
+    monkeypatch.setattr(migrations, "STEPS", steps)
+
+
+def test_an_older_store_is_migrated_step_by_step_and_keeps_its_rows(
+    place: dict[str, Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows("candles", 4)
+    with store.transaction() as tx:
+        tx.upsert("candles", rows)
+    add_versions(monkeypatch)
+    newer = open_store(**place)
+    with pytest.raises(SchemaError, match="has schema version 1, this code has 3; start v7 up"):
+        newer.read("candles")
+    newer.migrate("0.3.0", NOW)
+    assert newer.read("schema_version")["version"].tolist() == [1, 2, 3]
+    back = newer.read("candles")
+    assert back["trades"].isna().all() and len(back) == 4 and "severity" not in newer.read("alerts").columns
+    with newer.transaction() as tx:
+        tx.upsert("candles", make_rows("candles", 6))
+
+
+def test_a_failing_step_leaves_the_old_store(
+    place: dict[str, Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import duckdb
+
+    add_versions(monkeypatch)
+    monkeypatch.setitem(migrations.STEPS, 3, ("ALTER TABLE alerts DROP COLUMN nonsense",))  # type: ignore[arg-type]
+    with pytest.raises(duckdb.Error, match="nonsense"):
+        open_store(**place).migrate("0.3.0", NOW)
+    monkeypatch.undo()
+    assert open_store(**place).schema_version() == 1
+    assert open_store(**place).read("candles").empty
+    open_store(**place).migrate("0.1.0", NOW)
+
+
+def test_a_missing_step_and_an_undeclared_change_are_named(file_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_versions(monkeypatch)
+    monkeypatch.delitem(migrations.STEPS, 3)  # type: ignore[arg-type]
+    with pytest.raises(SchemaError, match="no migration leads from schema version 2 to 3"):
+        file_store.migrate("0.3.0", NOW)
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 1)
+    with pytest.raises(SchemaError, match="table candles of the store differs from schema version 1 in trades"):
+        file_store.migrate("0.3.0", NOW)
+
+
+def test_a_newer_store_is_refused(place: dict[str, Any], store: Store) -> None:
+    with store.transaction() as tx:
+        tx.execute("INSERT INTO schema_version VALUES (99, now(), '9.9')")
+    with pytest.raises(SchemaError, match=r"has schema version 99, this code knows 1.*newer V7"):
+        store.migrate("0.1.0", NOW)
+    with pytest.raises(SchemaError, match="version 99.*update the code"):
+        open_store(**place).read("candles")
+    assert store.schema_version() == 99
+
+
+def test_lesson_04_migrate_refuses_a_naive_clock(empty_store: Store) -> None:
+    with pytest.raises(SchemaError, match="now must be a timezone-aware"):
+        empty_store.migrate("0.1.0", datetime(2024, 1, 1))
+
+
+def test_a_file_without_tables_says_what_to_run(tmp_path: Any) -> None:
+    import duckdb
+
+    duckdb.connect(str(tmp_path / "bare.duckdb")).close()
+    with pytest.raises(StoreError, match="has no tables yet; run v7 scan or v7 up first"):
+        open_store(f"duckdb:{tmp_path / 'bare.duckdb'}").read("candles")
+
+
+def test_every_declared_column_and_null_rule_is_in_the_store(store: Store) -> None:
+    stored = store.query(
+        "SELECT table_name, column_name, is_nullable FROM information_schema.columns "
+        "WHERE table_catalog = current_database() AND table_name <> 'signals'"
+    )
+    declared = {(t.name, c.name, "YES" if c.nullable else "NO") for t in schema.TABLES.values() for c in t.columns}
+    assert set(stored.itertuples(index=False, name=None)) == declared

@@ -1,0 +1,133 @@
+"""Several processes and threads at one store: waiting, contention, and death in the middle of a write."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from v7_pipeline.store import Store, StoreBusy, open_store
+from v7_pipeline_tests.store.conftest import Drills
+from v7_pipeline_tests.store.drills import MINUTES, candles, replace_slice
+from v7_pipeline_tests.store.rows import DAY, NEXT_DAY, make_rows
+
+
+def test_a_writer_waits_for_another_process_and_then_succeeds(
+    place: dict[str, Any], store: Store, drills: Drills
+) -> None:
+    drills.run("hold", place=place, seconds=0.5)
+    began = time.monotonic()
+    with store.transaction() as tx:
+        tx.upsert("candles", make_rows("candles", 2))
+    assert 0.2 < time.monotonic() - began < 5
+    assert len(store.read("candles")) == 2
+
+
+def test_lesson_20_waiting_ends_at_its_deadline_and_names_the_holder(
+    place: dict[str, Any], store: Store, drills: Drills
+) -> None:
+    pid = drills.run("hold", place=place, seconds=1.5)["pid"]
+    hurried = open_store(**place, wait_s=0.4)
+    began = time.monotonic()
+    with (
+        pytest.raises(StoreBusy, match=r"held by .* for more than 0.4 s.*V7_STORE_WAIT_S") as caught,
+        hurried.transaction(),
+    ):
+        pass
+    assert 0.35 < time.monotonic() - began < 1.2
+    if place["url"].startswith("duckdb:"):
+        assert f"process {pid}" in str(caught.value)
+        with pytest.raises(StoreBusy):
+            hurried.read("candles")
+    else:
+        assert hurried.read("candles").empty  # a lake's reader waits for nobody
+    assert store.read("candles").empty  # and a patient one gets its turn
+
+
+def test_lesson_20_threads_of_one_process_take_turns(store: Store) -> None:
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for i in range(4):
+                with store.transaction() as tx:
+                    tx.upsert("candles", candles(DAY + timedelta(days=number), i + 1, 1.0))
+                assert not store.read("candles", start=DAY + timedelta(days=number), columns=["close"]).empty
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(store.read("candles")) == 16
+
+
+def test_a_thread_waits_no_longer_than_the_deadline(file_store: Store, place: dict[str, Any]) -> None:
+    hurried = Store(f"duckdb:{file_store._backend.key.removeprefix('duckdb:')}", wait_s=0.2)
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            hurried.read("candles")
+        except StoreBusy as error:
+            caught.append(error)
+
+    with file_store.transaction():
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert "another thread of this process" in str(caught[0])
+
+
+def contend(place: dict[str, Any], store: Store, drills: Drills, seconds: float) -> None:
+    days = [(DAY + timedelta(days=i)).isoformat() for i in range(4)]
+    answers = drills.run("contend", place=place, days=days, readers=2, seconds=seconds)
+    assert [answer["exit"] for answer in answers] == [0] * 6
+    for day, answer in zip(days, answers[:4], strict=True):
+        rounds = answer["told"]["rounds"]
+        stored = store.query("SELECT count(*) AS n FROM candles WHERE open_time::DATE = ?::DATE", (day[:10],))
+        assert stored["n"][0] == 2 * rounds and rounds >= 3
+    assert len(store.read("candles")) == sum(2 * answer["told"]["rounds"] for answer in answers[:4])
+    for answer in answers[4:]:
+        assert answer["told"]["failed"] == 0 and answer["told"]["reads"] >= 3
+    print([answer["told"] for answer in answers])
+
+
+def test_lesson_20_four_writers_and_two_readers_lose_nothing(
+    place: dict[str, Any], store: Store, drills: Drills
+) -> None:
+    contend(place, store, drills, 4)
+
+
+@pytest.mark.slow
+def test_lesson_20_four_writers_and_two_readers_for_half_a_minute(
+    place: dict[str, Any], store: Store, drills: Drills
+) -> None:
+    contend(place, store, drills, 30)
+
+
+def test_kill_in_the_middle_of_a_replace_leaves_the_old_or_the_new_slice_whole(
+    place: dict[str, Any], store: Store, drills: Drills
+) -> None:
+    points = 200 if place["url"].startswith("duckdb:") else 20
+    replace_slice(store, 0)
+    took = max(drills.run("kill", place=place, version=v, after_s=None)["took_s"] for v in (1, 2, 0))
+    rng, kept, current = random.Random(7), 0, 0
+    for version in range(1, points + 1):
+        # earlier and later than the middle alike; what ends before its kill has simply succeeded
+        drills.run("kill", place=place, version=version, after_s=rng.uniform(0, took))
+        rows = store.read("theory_features", start=DAY, end=NEXT_DAY)
+        values = set(rows.select_dtypes("float64").to_numpy().ravel().tolist())
+        assert len(rows) == MINUTES and values in ({float(current)}, {float(version)}), (version, values)
+        kept += values == {float(current)}
+        current = int(values.pop())
+    assert points * 0.1 < kept < points * 0.98  # kills fell both before and after the commit
+    replace_slice(store, -1)  # and the store still works
+    print(f"{points} kills over {took * 1000:.0f} ms, {kept} times the old slice")
