@@ -34,7 +34,7 @@ Demo = Annotated[
 Symbols = Annotated[str | None, typer.Option(help="Products, separated by commas, such as BTC-USD,ETH-USD.")]
 
 
-class UsageProblem(Exception):
+class UsageProblemError(Exception):
     """An argument cannot be used; the message is the one sentence that the person sees."""
 
 
@@ -43,8 +43,9 @@ def up(
     demo: Demo = None,
     history: Annotated[bool, typer.Option(help="Demo: fill a day of scans into a fresh store.")] = True,
 ) -> None:
-    """Start everything in one process tree (sandbox in demo mode, Dagster's pages and daemon, dashboard); Ctrl-C ends it."""
+    """Start everything in one process tree: sandbox (demo), Dagster's pages and daemon, dashboard. Ctrl-C ends it."""
     from v7_pipeline.console import RichTeller, banner, latest_scan, out, scan_blocks
+    from v7_pipeline.definitions import build_definitions
     from v7_pipeline.orchestration.launch import prepare_home
     from v7_pipeline.orchestration.up import sandbox_settings
     from v7_pipeline.orchestration.up import up as run_up
@@ -68,7 +69,7 @@ def up(
             console.print(f"Sandbox    {addresses.sandbox}   (simulated market: everything here is DEMO)")
         console.print("A scan every two minutes. Ctrl-C stops everything.")
 
-    run_up(settings, RichTeller(console), history=history, on_ready=ready)
+    run_up(settings, RichTeller(console), build_definitions, history=history, on_ready=ready)
 
 
 @app.command(epilog="Examples: `v7 scan` · `v7 scan --as-of 2023-12-11T02:12:00Z` · `v7 scan --demo`")
@@ -86,15 +87,13 @@ def scan(
     with _Session(_settings(demo, symbols=symbols)) as session:
         instant = _instant(as_of) if as_of else _now_minute()
         if instant > _now_minute():
-            raise UsageProblem(f"--as-of {as_of} lies in the future; give an instant that has passed")
+            raise UsageProblemError(f"--as-of {as_of} lies in the future; give an instant that has passed")
         console.print(banner(session.settings))
         session.scan(instant)
         console.print(scan_blocks(session.store, session.settings, instant))
 
 
-@app.command(
-    epilog="Examples: `v7 run --iterations 3 --sleep-seconds 120` · `v7 run --iterations -1 --symbols BTC-USD --conservative`"
-)
+@app.command(epilog="Examples: `v7 run --iterations 3 --sleep-seconds 120` · `v7 run --iterations -1 --conservative`")
 def run(
     iterations: Annotated[int, typer.Option(help="How many scans; -1 for ever.")] = 1,
     sleep_seconds: Annotated[int, typer.Option(help="s from one scan's start to the next one's.")] = 120,
@@ -112,9 +111,9 @@ def run(
     from v7_pipeline.console import banner, out, scan_blocks, statistics_block
 
     if iterations == 0 or iterations < -1:
-        raise UsageProblem(f"--iterations {iterations} makes no scan; give a positive number, or -1 for ever")
+        raise UsageProblemError(f"--iterations {iterations} makes no scan; give a positive number, or -1 for ever")
     if sleep_seconds < 0:
-        raise UsageProblem(f"--sleep-seconds {sleep_seconds} is negative; give 0 or more")
+        raise UsageProblemError(f"--sleep-seconds {sleep_seconds} is negative; give 0 or more")
     changes = {
         "max_signals_per_hour": max_signals,
         "daily_budget_usd": daily_budget,
@@ -152,13 +151,13 @@ def backfill(
     start, end = _day(first, "--from"), _day(last, "--to")
     settings = _settings(demo, symbols=symbols)
     if end < start:
-        raise UsageProblem(f"--to {last} lies before --from {first}; swap them")
+        raise UsageProblemError(f"--to {last} lies before --from {first}; swap them")
     if start < settings.first_day:
-        raise UsageProblem(
+        raise UsageProblemError(
             f"--from {first} lies before the first partition {settings.first_day}; set V7_FIRST_DAY to an earlier day"
         )
     if end > datetime.now(UTC).date():
-        raise UsageProblem(f"--to {last} lies in the future; give a day up to today")
+        raise UsageProblemError(f"--to {last} lies in the future; give a day up to today")
     console = out()
     teller = RichTeller(console)
     with _Session(settings) as session:
@@ -199,7 +198,7 @@ def why(
     try:
         out().print(why_blocks(_store(settings), signal_id, demo=settings.mode == "demo"))
     except KeyError as error:
-        raise UsageProblem(str(error.args[0])) from None
+        raise UsageProblemError(str(error.args[0])) from None
 
 
 @app.command()
@@ -266,7 +265,7 @@ def sandbox(
 
     for path in replay or ():
         if not path.is_file():
-            raise UsageProblem(f"--replay {path}: there is no such file; give a parquet or csv file of candles")
+            raise UsageProblemError(f"--replay {path}: there is no such file; give a parquet or csv file of candles")
     serve(
         host or settings.host,
         port or settings.sandbox_port,
@@ -390,14 +389,14 @@ def _instant(text: str) -> datetime:
     try:
         return parse_as_of(text)
     except ValueError as error:
-        raise UsageProblem(f"--as-of: {error}") from None
+        raise UsageProblemError(f"--as-of: {error}") from None
 
 
 def _day(text: str, option: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise UsageProblem(f"{option} {text!r} is no day; write it as 2023-12-01") from None
+        raise UsageProblemError(f"{option} {text!r} is no day; write it as 2023-12-01") from None
 
 
 def main() -> None:
@@ -412,7 +411,7 @@ def main() -> None:
         raise SystemExit(2) from None
     except ClickException as error:
         _fail(error.format_message(), 2)
-    except (UsageProblem, SettingsError) as error:
+    except (UsageProblemError, SettingsError) as error:
         _fail(str(error), 2)
     except Exit as error:
         raise SystemExit(error.exit_code) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,36 +28,93 @@ from rich.text import Text
 from v7_pipeline import __version__
 from v7_pipeline.scan.account import read_account
 from v7_pipeline.settings import Settings
-from v7_pipeline.store import Store, signal_id
+from v7_pipeline.store import Reader, Store
 from v7_pipeline.store.schema import THEORY_NAMES
 
-__all__ = ["RichTeller", "banner", "out", "scan_blocks", "signals_table", "statistics_block", "why_blocks"]
+__all__ = [
+    "RichTeller",
+    "banner",
+    "latest_scan",
+    "out",
+    "scan_blocks",
+    "signals_table",
+    "statistics_block",
+    "why_blocks",
+]
 
 _SIDE_STYLE = {"BUY": "bold green", "SELL": "bold red", "HOLD": "dim"}
 
+_DECISIONS = """
+SELECT s.*, g.accepted, g.tier, g.reason_codes, g.quantity, g.risk_usd, g.gates_off
+FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) WHERE s.as_of = ? ORDER BY s.symbol
+"""
+_NEWEST_READINGS = """
+SELECT * FROM theory_features WHERE as_of <= ? AND as_of > ?
+QUALIFY row_number() OVER (PARTITION BY symbol ORDER BY as_of DESC) = 1 ORDER BY symbol
+"""
+_COST = """
+WITH held AS (SELECT as_of, reserved_at, coalesce(cost_usd, reserved_usd) AS usd FROM llm_calls
+              WHERE reserved_at >= date_trunc('month', ?::TIMESTAMPTZ) AND as_of <= ?)
+SELECT coalesce(sum(usd) FILTER (as_of = ?), 0) AS scan, coalesce(sum(usd), 0) AS month,
+       coalesce(sum(usd) FILTER (reserved_at >= date_trunc('day', ?::TIMESTAMPTZ)), 0) AS day FROM held
+"""
+_COUNTS = """
+SELECT s.symbol, count(*) AS decisions, count(*) FILTER (s.side = 'BUY') AS buy,
+       count(*) FILTER (s.side = 'SELL') AS sell,
+       count(*) FILTER (s.side = 'HOLD') AS hold, count(*) FILTER (s.status = 'abstained') AS abstained,
+       count(*) FILTER (s.status = 'skipped') AS skipped, count(*) FILTER (g.accepted) AS accepted
+FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) GROUP BY s.symbol ORDER BY s.symbol
+"""
+_OUTCOMES = """
+SELECT o.*, g.tier FROM outcomes o LEFT JOIN gated_signals g USING (signal_id) ORDER BY o.as_of, o.signal_id
+"""
+_SIGNALS = """
+SELECT s.signal_id, s.side, s.confidence, s.entry_price, s.stop_price, s.target_price, g.accepted, g.tier,
+       g.reason_codes, o.outcome, o.r_multiple
+FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) LEFT JOIN outcomes o USING (signal_id)
+WHERE s.side IN ('BUY', 'SELL') AND (?::VARCHAR IS NULL OR s.symbol = ?) AND (NOT ? OR g.accepted)
+ORDER BY s.as_of DESC, s.symbol LIMIT ?
+"""
+_NEWEST_CANDLES = """
+SELECT open_time, open, high, low, close, volume FROM candles WHERE symbol = ? AND open_time < ?
+ORDER BY open_time DESC LIMIT 5
+"""
+
 
 def out(*, stderr: bool = False) -> Console:
-    """A console that is plain where nobody looks at colours."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+    """A console; where nobody looks at it, lines are as long as they need to be."""
+    return Console(stderr=stderr, highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 class RichTeller:
-    """Lines and progress bars on the terminal; one bar a stage, with count, rate and time left."""
+    """Lines and progress bars on the terminal: a bar a stage with count and time left; without a terminal, tenths."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._tenths: dict[str, int] = {}
 
     def line(self, text: str) -> None:
-        self._console.print(text)
+        self._console.print(text, markup=False)
 
     def progress(self, stage: str, done: int, total: int) -> None:
+        if not self._console.is_terminal:
+            tenth = 10 * done // max(total, 1)
+            if self._tenths.get(stage) != tenth:
+                self._tenths[stage] = tenth
+                self.line(f"{stage} {done}/{total}")
+            return
         if self._bars is None:
-            self._bars = Progress(
-                TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-                console=self._console,
-            )  # fmt: skip
+            columns = (
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self._bars = Progress(*columns, console=self._console)
             self._bars.start()
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total)
@@ -72,17 +129,16 @@ class RichTeller:
 def banner(settings: Settings) -> Panel:
     """Who decides, on what, within which limits; demo says so."""
     demo = settings.mode == "demo"
-    who = (
-        f"DeepSeek ({settings.deepseek_model})"
-        if settings.analyst_name == "deepseek"
-        else "the built-in rules (no DEEPSEEK_API_KEY)"
-    )
-    if demo and settings.analyst_name == "deepseek":
-        who = "the sandbox's stand-in for DeepSeek"
+    who = "the built-in rules (no DEEPSEEK_API_KEY)"
+    if settings.analyst_name == "deepseek":
+        who = "the sandbox's stand-in for DeepSeek" if demo else f"DeepSeek ({settings.deepseek_model})"
+    elif settings.analyst == "rules":
+        who = "the built-in rules (V7_ANALYST=rules)"
+    mode = "aggressive" if settings.aggressive else "conservative"
     lines = [
-        f"{', '.join(settings.symbols)} · every scan at its instant, UTC · analyst: {who}",
-        f"at most {settings.max_signals_per_hour} signals an hour · ${settings.daily_budget_usd:g} a day, ${settings.monthly_budget_usd:g} a month · "
-        f"{'aggressive' if settings.aggressive else 'conservative'} · {settings.ftmo_rules}",
+        f"{', '.join(settings.symbols)} · analyst: {who}, {mode}",
+        f"at most {settings.max_signals_per_hour} signals an hour · ${settings.daily_budget_usd:g} a day and "
+        f"${settings.monthly_budget_usd:g} a month for calls · {settings.ftmo_rules}",
         "Signals and paper trades only; no order is placed. Not financial advice.",
     ]
     title = f"V7 {__version__}" + (" — DEMO: simulated market" if demo else " — live")
@@ -90,69 +146,48 @@ def banner(settings: Settings) -> Panel:
 
 
 def scan_blocks(store: Store, settings: Settings, as_of: datetime) -> Group:
-    """The blocks of one scan: signals, context and theories, cost, account."""
+    """The blocks of one scan: signals with reasons, theories, cost, account."""
     with store.reading() as reader:
-        rows = reader.query(
-            "SELECT s.*, g.accepted, g.tier, g.reason_codes, g.quantity, g.risk_usd, g.gate_inputs, g.gates_off FROM llm_signals s "
-            "LEFT JOIN gated_signals g USING (signal_id) WHERE s.as_of = ? ORDER BY s.symbol",
-            (as_of,),
-        )
-        features = reader.query(
-            "SELECT * FROM theory_features WHERE as_of <= ? AND as_of > ? QUALIFY row_number() OVER (PARTITION BY symbol ORDER BY as_of DESC) = 1 "
-            "ORDER BY symbol",
-            (as_of, as_of - timedelta(hours=4)),
-        )
-        cost = reader.query(
-            "SELECT count(*) AS calls, sum(coalesce(cost_usd, reserved_usd)) FILTER (as_of = ?) AS scan, "
-            "sum(coalesce(cost_usd, reserved_usd)) FILTER (reserved_at >= date_trunc('day', ?::TIMESTAMPTZ)) AS day, "
-            "sum(coalesce(cost_usd, reserved_usd)) AS month FROM llm_calls WHERE reserved_at >= date_trunc('month', ?::TIMESTAMPTZ) AND reserved_at <= ?::TIMESTAMPTZ + INTERVAL 10 MINUTE",
-            (as_of, as_of, as_of, as_of),
-        ).iloc[0]
+        rows = reader.query(_DECISIONS, (as_of,))
+        features = reader.query(_NEWEST_READINGS, (as_of, as_of - timedelta(hours=4)))
+        cost = reader.query(_COST, (as_of, as_of, as_of, as_of)).iloc[0]
         source = str(rows["source"].iloc[0]) if len(rows) else settings.source
         account = read_account(settings, reader, as_of, source).figures()
-    parts: list[Any] = [_signals_block(rows, as_of, demo=settings.mode == "demo")]
-    parts.append(_theories_block(features))
-    parts.append(
-        Text(
-            f"COST  this scan ${_number(cost['scan'], 5, zero='0')} · today ${_number(cost['day'], 5, zero='0')} of ${settings.daily_budget_usd:g} · "
-            f"month ${_number(cost['month'], 5, zero='0')} of ${settings.monthly_budget_usd:g}"
-        )
+    spent = (
+        f"COST  this scan ${cost['scan']:.5f} · today ${cost['day']:.5f} of ${settings.daily_budget_usd:g} · "
+        f"month ${cost['month']:.5f} of ${settings.monthly_budget_usd:g}"
     )
-    parts.append(_account_line(account))
-    return Group(*parts)
+    ftmo = "FTMO  " + " · ".join(f"{name.replace('_', ' ')} {_money(value)}" for name, value in account.items())
+    signals = _signals_block(rows, as_of, demo=settings.mode == "demo")
+    return Group(signals, _theories_block(features), Text(spent), Text(ftmo))
 
 
-def _signals_block(rows: Any, as_of: datetime, *, demo: bool) -> Table:
-    table = Table(
-        title=f"SCAN {as_of:%Y-%m-%d %H:%M}Z" + (" — DEMO" if demo else ""),
-        title_justify="left",
-        expand=False,
-    )
-    for name in ("symbol", "side", "conf.", "price", "plan (entry / stop / target)", "verdict", "why"):
+def _signals_block(rows: Any, as_of: datetime, *, demo: bool) -> Group:
+    table = _table(f"SCAN {as_of:%Y-%m-%d %H:%M}Z" + _demo(demo))
+    for name in ("symbol", "side", "conf.", "price", "entry / stop / target", "verdict"):
         table.add_column(name, overflow="fold")
+    why: list[Text] = []
     for row in rows.to_dict("records"):
-        side = row["side"] if isinstance(row["side"], str) else row["status"]
+        side = _side(row)
+        style = _SIDE_STYLE.get(side, "yellow")
         plan = "–"
         if side in ("BUY", "SELL"):
-            plan = f"{_price(row['entry_price'])} / {_price(row['stop_price'])} / {_price(row['target_price'])}"
-        accepted = row["accepted"] is True or str(row["accepted"]) == "True"
-        verdict = (
-            f"ACCEPTED {row['tier']} · {_number(row['quantity'], 4)} · risk ${_number(row['risk_usd'], 2)}"
-            if accepted
-            else _text(row["reason_codes"])
-        )
-        if isinstance(row["gates_off"], str) and row["gates_off"]:
-            verdict += f" · GATES OFF: {row['gates_off']}"
-        table.add_row(
-            row["symbol"], Text(side, style=_SIDE_STYLE.get(side, "yellow")), _number(row["confidence"], 2), _price(row["market_price"]),
-            plan, verdict, _text(row["reasoning"]) if row["status"] == "answered" else _text(row["status_reason"]),
-        )  # fmt: skip
-    return table
+            plan = " / ".join(_price(row[f"{level}_price"]) for level in ("entry", "stop", "target"))
+        verdict = _text(row["reason_codes"])
+        if _true(row["accepted"]):
+            verdict = f"ACCEPTED {row['tier']}, {_number(row['quantity'], 4)}, risk ${_number(row['risk_usd'], 2)}"
+        if row["gates_off"]:
+            verdict += f", GATES OFF: {row['gates_off']}"
+        price = _price(row["market_price"])
+        table.add_row(row["symbol"], Text(side, style=style), _number(row["confidence"], 2), price, plan, verdict)
+        reason = _text(row["reasoning"] if row["status"] == "answered" else row["status_reason"])
+        why.append(Text.assemble((f"{row['symbol']} {side}: ", style), reason))
+    return Group(table, *why)
 
 
 def _theories_block(features: Any) -> Table:
     """Votes of all theories by symbol: arrows for direction, percentiles under the null."""
-    table = Table(title="THEORIES  vote (percentile under a random walk)", title_justify="left", expand=False)
+    table = _table("THEORIES  vote (percentile under a random walk)")
     table.add_column("theory")
     records = features.to_dict("records")
     for record in records:
@@ -160,222 +195,213 @@ def _theories_block(features: Any) -> Table:
     for theory in THEORY_NAMES:
         cells = []
         for record in records:
-            vote, percentile = record[f"{theory}_vote"], record[f"{theory}_percentile"]
+            vote = record[f"{theory}_vote"]
             arrow = "▲" if vote > 0 else "▼" if vote < 0 else "·"
-            cells.append(f"{arrow} {vote:+.2f} ({_number(percentile, 2)})")
+            cells.append(f"{arrow} {vote:+.2f} ({_number(record[f'{theory}_percentile'], 2)})")
         table.add_row(theory, *cells)
     return table
 
 
-def _account_line(figures: dict[str, Any]) -> Text:
-    parts = [f"{name.replace('_', ' ')} {_money(value)}" for name, value in figures.items()]
-    return Text("FTMO  " + " · ".join(parts))
-
-
-def _money(value: Any) -> str:
-    return f"{value:,.2f}" if isinstance(value, float) else _text(value)
-
-
 def statistics_block(store: Store, settings: Settings) -> Group:
-    """Counts, outcomes, win rates with n and interval, cost: what `v7 stats` prints."""
+    """Counts, outcomes with n and intervals, cost: what `v7 stats` prints."""
     from v7_pipeline.learning.metrics import summary
 
     with store.reading() as reader:
-        counts = reader.query(
-            "SELECT s.symbol, count(*) AS decisions, count(*) FILTER (s.side = 'BUY') AS buy, count(*) FILTER (s.side = 'SELL') AS sell, "
-            "count(*) FILTER (s.side = 'HOLD') AS hold, count(*) FILTER (s.status = 'abstained') AS abstained, count(*) FILTER (s.status = 'skipped') AS skipped, "
-            "count(*) FILTER (g.accepted) AS accepted FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) GROUP BY s.symbol ORDER BY s.symbol"
-        )
-        outcomes = reader.query(
-            "SELECT o.*, g.tier FROM outcomes o LEFT JOIN gated_signals g USING (signal_id) ORDER BY o.as_of, o.signal_id"
-        )
+        counts = reader.query(_COUNTS)
+        outcomes = reader.query(_OUTCOMES)
         scans = reader.query(
             "SELECT count(*) AS n, min(as_of) AS first, max(as_of) AS last, sum(cost_usd) AS cost FROM scans"
         ).iloc[0]
-    title = f"{int(scans['n'])} scans" + (
-        f", {scans['first']:%Y-%m-%d %H:%M}Z … {scans['last']:%Y-%m-%d %H:%M}Z" if scans["n"] else ""
-    )
-    table = Table(title=title + (" — DEMO" if settings.mode == "demo" else ""), title_justify="left", expand=False)
+    title = f"{int(scans['n'])} scans"
+    if scans["n"]:
+        title += f", {scans['first']:%Y-%m-%d %H:%M}Z … {scans['last']:%Y-%m-%d %H:%M}Z"
+    table = _table(title + _demo(settings.mode == "demo"))
     for name in counts.columns:
         table.add_column(name, justify="left" if name == "symbol" else "right")
     for row in counts.itertuples(index=False):
         table.add_row(*map(str, row))
     parts: list[Any] = [table]
-    sources = sorted(outcomes["source"].unique()) if len(outcomes) else []
-    for source in sources:
-        told = summary(outcomes[outcomes["source"] == source])
-        parts.append(Panel(str(told), title=f"OUTCOMES ({source}), net of {settings.fees} fees", expand=False))
-    if not sources:
+    for source in sorted(outcomes["source"].unique()):
+        own = outcomes[outcomes["source"] == source]
+        for kind in ("paper", "shadow"):
+            if (own["kind"] == kind).any():
+                told = str(summary(own, kind=kind, minimum_n=settings.min_effective_n))
+                parts.append(
+                    Panel(Text(told), title=f"OUTCOMES {kind} ({source}), net of {settings.fees} fees", expand=False)
+                )
+    if outcomes.empty:
         parts.append(Text("OUTCOMES  none yet"))
-    parts.append(Text(f"COST  ${_number(scans['cost'], 4, zero='0')} for all scans"))
+    parts.append(Text(f"COST  ${_number(scans['cost'], 4)} for all finished scans"))
     return Group(*parts)
 
 
 def signals_table(store: Store, *, symbol: str | None, limit: int, accepted_only: bool, demo: bool) -> Table:
     """The newest decisions that are not HOLD (or only the accepted), newest first."""
-    where = ["s.side IN ('BUY', 'SELL')"]
-    values: list[Any] = []
-    if symbol:
-        where.append("s.symbol = ?")
-        values.append(symbol)
-    if accepted_only:
-        where.append("g.accepted")
-    rows = store.query(
-        "SELECT s.signal_id, s.side, s.confidence, s.entry_price, s.stop_price, s.target_price, g.accepted, g.tier, g.reason_codes, o.outcome, o.r_multiple "
-        "FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) LEFT JOIN outcomes o USING (signal_id) "
-        f"WHERE {' AND '.join(where)} ORDER BY s.as_of DESC, s.symbol LIMIT {int(limit)}",
-        tuple(values),
-    )
-    table = Table(title=f"{len(rows)} newest signals" + (" — DEMO" if demo else ""), title_justify="left", expand=False)
+    rows = store.query(_SIGNALS, (symbol, symbol, accepted_only, limit))
+    table = _table(f"{len(rows)} newest signals" + _demo(demo))
     for name in ("signal", "side", "conf.", "entry", "stop", "target", "verdict", "outcome", "R"):
         table.add_column(name, overflow="fold")
     for row in rows.to_dict("records"):
-        verdict = f"accepted {row['tier']}" if str(row["accepted"]) == "True" else _text(row["reason_codes"])
+        verdict = f"accepted {row['tier']}" if _true(row["accepted"]) else _text(row["reason_codes"])
         table.add_row(
-            row["signal_id"], Text(row["side"], style=_SIDE_STYLE[row["side"]]), _number(row["confidence"], 2), _price(row["entry_price"]),
-            _price(row["stop_price"]), _price(row["target_price"]), verdict, _text(row["outcome"]), _number(row["r_multiple"], 2),
-        )  # fmt: skip
+            row["signal_id"],
+            Text(row["side"], style=_SIDE_STYLE[row["side"]]),
+            _number(row["confidence"], 2),
+            *(_price(row[f"{level}_price"]) for level in ("entry", "stop", "target")),
+            verdict,
+            _text(row["outcome"]),
+            _number(row["r_multiple"], 2),
+        )
     return table
 
 
 def why_blocks(store: Store, key: str, *, demo: bool) -> Group:
-    """One signal from candles to outcome: candles → readings → prompt → reply → gates → outcome. KeyError where unknown."""
-    from v7_pipeline.theories import explain
-
+    """One signal's story: candles → readings → prompt → reply → gates → outcome. KeyError where it is unknown."""
     with store.reading() as reader:
-        found = reader.query("SELECT * FROM llm_signals WHERE signal_id = ?", (key,))
-        if found.empty:
-            near = reader.query("SELECT signal_id FROM llm_signals WHERE side <> 'HOLD' ORDER BY as_of DESC LIMIT 3")
-            known = ", ".join(near["signal_id"]) or "none yet"
-            raise KeyError(f"no signal {key!r}; the newest are {known} (see `v7 signals`)")
-        signal = found.iloc[0]
-        candles = reader.query(
-            "SELECT open_time, open, high, low, close, volume FROM candles WHERE symbol = ? AND open_time < ? ORDER BY open_time DESC LIMIT 5",
-            (signal["symbol"], signal["features_as_of"]),
-        )
-        features = reader.query(
-            "SELECT * FROM theory_features WHERE symbol = ? AND as_of = ?",
-            (signal["symbol"], signal["features_as_of"]),
+        signal = _signal(reader, key)
+        known = (signal["symbol"], signal["features_as_of"])
+        readable = not _missing(signal["features_as_of"])
+        candles = reader.query(_NEWEST_CANDLES, known) if readable else None
+        features = (
+            reader.query("SELECT * FROM theory_features WHERE symbol = ? AND as_of = ?", known) if readable else None
         )
         calls = reader.query("SELECT * FROM llm_calls WHERE signal_id = ? ORDER BY attempt", (key,))
         gated = reader.query("SELECT * FROM gated_signals WHERE signal_id = ?", (key,))
         outcome = reader.query("SELECT * FROM outcomes WHERE signal_id = ?", (key,))
-    side = signal["side"] if isinstance(signal["side"], str) else signal["status"]
-    parts: list[Any] = [
-        Panel(
-            f"{side} {signal['symbol']} at {signal['as_of']:%Y-%m-%d %H:%M}Z by {signal['analyst']}, confidence {_number(signal['confidence'], 2)}, source {signal['source']}",
-            title=key + (" — DEMO" if demo else ""),
-            expand=False,
-        ),
-        _rows(
-            "1 CANDLES  the newest five it could know",
-            candles.columns,
-            ([_cell(v) for v in row] for row in candles.itertuples(index=False)),
-        ),
-    ]
-    if len(features):
-        record = features.iloc[0].to_dict()
-        parts.append(
-            _rows(
-                f"2 READINGS  as of {signal['features_as_of']:%H:%M}Z, {record['observed_share']:.0%} of minutes observed",
-                ("theory", "vote", "score", "percentile", "what it says"),
-                (
-                    (
-                        theory,
-                        f"{record[f'{theory}_vote']:+.2f}",
-                        f"{record[f'{theory}_score']:.2f}",
-                        _number(record[f"{theory}_percentile"], 3),
-                        explain(theory, record),
-                    )
-                    for theory in THEORY_NAMES
-                ),
-            )
-        )
+    title = (
+        f"{_side(signal)} {signal['symbol']} at {signal['as_of']:%Y-%m-%d %H:%M}Z by {signal['analyst']}, "
+        f"confidence {_number(signal['confidence'], 2)}, source {signal['source']}"
+    )
+    parts: list[Any] = [Panel(title, title=key + _demo(demo), expand=False)]
+    if candles is None or features is None or features.empty:
+        parts.append(Text("1 CANDLES and 2 READINGS  none were known at that instant"))
     else:
-        parts.append(Text("2 READINGS  none were known at that instant"))
-    if len(calls):
-        call = calls.iloc[-1]
-        messages = json.loads(call["prompt"])
-        messages = messages if isinstance(messages, list) else messages.get("messages", [])
-        prompt = "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in messages)
-        parts.append(Panel(Text(prompt), title=f"3 PROMPT  version {call['prompt_version'][:12]}, {call['model']}"))
-        cost = f"{len(calls)} attempt(s), {_text(call['status'])}, ${_number(call['cost_usd'], 6)}, {_number(call['latency_s'], 2)} s"
-        parts.append(Panel(Text(_text(call["raw_reply"])), title=f"4 REPLY  {cost}"))
-    else:
-        parts.append(
-            Text(
-                f"3 PROMPT  none: decided by {signal['analyst']}"
-                if signal["status"] == "answered"
-                else "3 PROMPT  no call was made"
-            )
-        )
-        reply = signal["reasoning"] if signal["status"] == "answered" else signal["status_reason"]
-        parts.append(Panel(Text(_text(reply)), title=f"4 REPLY  {signal['status']}"))
-    if len(gated):
-        gate = gated.iloc[0]
-        names = ("freshness", "halt", "budget", "plan", "confidence", "rate", "ftmo")
-        inputs = json.loads(gate["gate_inputs"])
-        parts.append(
-            _rows(
-                f"5 GATES  {'accepted' if str(gate['accepted']) == 'True' else 'not accepted: ' + _text(gate['reason_codes'])}",
-                ("gate", "passed", "what it saw"),
-                (
-                    (
-                        name,
-                        _passed(gate[f"{name}_ok"]),
-                        json.dumps(inputs.get(name, inputs.get(f"{name}_limit", {})), default=str),
-                    )
-                    for name in names
-                ),
-            )
-        )
-    if len(outcome):
-        o = outcome.iloc[0]
-        parts.append(
-            Panel(
-                f"{o['outcome']} ({o['kind']}): entry {_price(o['entry_price'])} at {_cell(o['entry_time'])}, exit {_price(o['exit_price'])} at {_cell(o['exit_time'])} "
-                f"by {_text(o['exit_reason'])}; net return {_number(o['net_return'], 5)}, {_number(o['r_multiple'], 2)} R, P&L ${_number(o['pnl_usd'], 2)}",
-                title="6 OUTCOME",
-                expand=False,
-            )
-        )
-    else:
-        parts.append(
-            Text(
-                "6 OUTCOME  none: nothing was opened"
-                if side in ("HOLD", "abstained", "skipped")
-                else "6 OUTCOME  not followed yet"
-            )
-        )
+        cells = ([_cell(value) for value in row] for row in candles.itertuples(index=False))
+        parts.append(_rows("1 CANDLES  the newest five that it could know", list(candles.columns), cells))
+        parts.append(_readings_block(signal, features.iloc[0].to_dict()))
+    parts += _call_blocks(signal, calls)
+    parts.append(_gates_block(gated.iloc[0].to_dict()) if len(gated) else Text("5 GATES  not asked yet"))
+    parts.append(_outcome_block(signal, outcome.iloc[0].to_dict() if len(outcome) else None))
     return Group(*parts)
+
+
+def _signal(reader: Reader, key: str) -> dict[str, Any]:
+    found = reader.query("SELECT * FROM llm_signals WHERE signal_id = ?", (key,))
+    if len(found):
+        return dict(found.iloc[0].to_dict())
+    near = reader.query("SELECT signal_id FROM llm_signals WHERE side <> 'HOLD' ORDER BY as_of DESC LIMIT 3")
+    raise KeyError(f"no signal {key!r}; the newest are {', '.join(near['signal_id']) or 'none yet'} (see `v7 signals`)")
+
+
+def _readings_block(signal: Mapping[str, Any], record: Mapping[str, Any]) -> Table:
+    from v7_pipeline.theories import explain
+
+    rows = (
+        (
+            theory,
+            f"{record[f'{theory}_vote']:+.2f}",
+            f"{record[f'{theory}_score']:.2f}",
+            _number(record[f"{theory}_percentile"], 3),
+            explain(theory, record),
+        )
+        for theory in THEORY_NAMES
+    )
+    observed = f"{record['observed_share']:.0%} of minutes observed"
+    title = f"2 READINGS  as of {signal['features_as_of']:%H:%M}Z, {observed}"
+    return _rows(title, ("theory", "vote", "score", "percentile", "what it says"), rows)
+
+
+def _call_blocks(signal: Mapping[str, Any], calls: Any) -> list[Any]:
+    """The prompt and the reply as they are in the ledger, or why there was no call."""
+    if calls.empty:
+        answered = signal["status"] == "answered"
+        reply = signal["reasoning"] if answered else signal["status_reason"]
+        why = f"decided by {signal['analyst']} without a call" if answered else "no call was made"
+        return [Text(f"3 PROMPT  {why}"), Panel(Text(_text(reply)), title=f"4 REPLY  {signal['status']}", expand=False)]
+    call = calls.iloc[-1]
+    messages = json.loads(call["prompt"])
+    messages = messages if isinstance(messages, list) else messages.get("messages", [])
+    prompt = "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
+    told = (
+        f"{len(calls)} attempt(s), {_text(call['status'])}, ${_number(call['cost_usd'], 6)}, "
+        f"{_number(call['latency_s'], 2)} s"
+    )
+    return [
+        Panel(Text(prompt), title=f"3 PROMPT  version {call['prompt_version'][:12]}, {call['model']}"),
+        Panel(Text(_text(call["raw_reply"])), title=f"4 REPLY  {told}"),
+    ]
+
+
+def _gates_block(gate: Mapping[str, Any]) -> Table:
+    inputs = json.loads(gate["gate_inputs"])
+    verdict = "accepted" if _true(gate["accepted"]) else f"not accepted: {_text(gate['reason_codes'])}"
+    rows = (
+        (
+            name,
+            _passed(gate[f"{name}_ok"]),
+            ", ".join(f"{k} {v}" for k, v in inputs.get(name, {}).items() if k != "reasons"),
+        )
+        for name in ("freshness", "halt", "budget", "plan", "confidence", "rate", "ftmo")
+    )
+    return _rows(f"5 GATES  {verdict}", ("gate", "passed", "what it saw"), rows)
+
+
+def _outcome_block(signal: Mapping[str, Any], outcome: Mapping[str, Any] | None) -> Any:
+    if outcome is None:
+        opened = _side(signal) in ("BUY", "SELL")
+        return Text("6 OUTCOME  " + ("not followed yet" if opened else "none: nothing was opened"))
+    told = (
+        f"{outcome['outcome']} ({outcome['kind']}): "
+        f"entry {_price(outcome['entry_price'])} at {_cell(outcome['entry_time'])}, "
+        f"exit {_price(outcome['exit_price'])} at {_cell(outcome['exit_time'])} by {_text(outcome['exit_reason'])}; "
+        f"net return {_number(outcome['net_return'], 5)}, {_number(outcome['r_multiple'], 2)} R, "
+        f"P&L ${_number(outcome['pnl_usd'], 2)}"
+    )
+    return Panel(Text(told), title="6 OUTCOME", expand=False)
 
 
 def latest_scan(store: Store) -> datetime | None:
     """The newest scan's instant, or None."""
     newest = store.query("SELECT max(as_of) AS newest FROM scans")["newest"].iloc[0]
-    return None if newest is None or newest != newest else newest.to_pydatetime()
+    return None if _missing(newest) else newest.to_pydatetime()
 
 
-def id_at(symbol: str, as_of: datetime) -> str:
-    """The v7 strategy's signal of `symbol` at `as_of`."""
-    return signal_id("v7", symbol, as_of)
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", expand=False)
 
 
 def _rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", expand=False)
+    table = _table(title)
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
+def _demo(demo: bool) -> str:
+    return " — DEMO" if demo else ""
+
+
+def _side(row: Mapping[str, Any]) -> str:
+    """The side, or the status where there is none."""
+    return str(row["status"] if _missing(row["side"]) else row["side"])
+
+
+def _true(value: Any) -> bool:
+    return not _missing(value) and bool(value)
+
+
 def _missing(value: Any) -> bool:
-    return value is None or value != value or str(value) in ("<NA>", "NaT")
+    return value is None or str(value) in ("<NA>", "NaT", "nan")
 
 
-def _number(value: Any, digits: int, *, zero: str = "–") -> str:
-    return zero if _missing(value) else f"{float(value):.{digits}f}"
+def _number(value: Any, digits: int) -> str:
+    return "–" if _missing(value) else f"{float(value):.{digits}f}"
+
+
+def _money(value: Any) -> str:
+    return f"{value:,.2f}" if isinstance(value, float) else _text(value)
 
 
 def _price(value: Any) -> str:
@@ -390,13 +416,7 @@ def _text(value: Any) -> str:
 def _cell(value: Any) -> str:
     if _missing(value):
         return "–"
-    return (
-        f"{value:%m-%d %H:%M}Z"
-        if isinstance(value, datetime)
-        else f"{value:.10g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    return f"{value:%m-%d %H:%M}Z" if isinstance(value, datetime) else _text(value)
 
 
 def _passed(value: Any) -> str:

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     )
     store: str = Field(
         "duckdb",
-        description="duckdb (a file in the home folder), duckdb:PATH, ducklake:sqlite:PATH or ducklake:postgres:CONNINFO",
+        description="duckdb (the mode's file), duckdb:PATH, ducklake:sqlite:PATH or ducklake:postgres:CONNINFO",
     )
     first_day: date = Field(
         date(2023, 1, 1), description="first daily UTC partition; Coinbase has BTC-USD from 2015-01-20"

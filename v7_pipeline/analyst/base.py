@@ -52,9 +52,9 @@ class Mode:
 
 
 # The strengths are quantiles of |combined score| on simulated random walks: of driftless normal walks conservative lets
-# 1 scan in 90 through and aggressive 1 in 30; where volatility clusters it is 1 in 20 and 1 in 9.
-CONSERVATIVE = Mode("conservative", min_strength=0.22, min_confidence=0.60, min_agreeing=3)
-AGGRESSIVE = Mode("aggressive", min_strength=0.16, min_confidence=0.55, min_agreeing=2)
+# 1 scan in 40 through and aggressive 1 in 25; where volatility clusters it is 1 in 15 and 1 in 11.
+CONSERVATIVE = Mode("conservative", min_strength=0.20, min_confidence=0.60, min_agreeing=3)
+AGGRESSIVE = Mode("aggressive", min_strength=0.18, min_confidence=0.55, min_agreeing=2)
 
 
 def mode_of(aggressive: bool) -> Mode:

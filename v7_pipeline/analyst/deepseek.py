@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from v7_pipeline.analyst.base import AnalystError, Answer, Decision, Question, call_id_of, require_aware
-from v7_pipeline.analyst.ledger import BudgetRefused, Call, Ending, Ledger, Received, Reservation
+from v7_pipeline.analyst.ledger import Answered, BudgetRefused, Call, Ending, Ledger, Received, Reservation
 from v7_pipeline.analyst.prices import PriceTable, token_upper_bound
 from v7_pipeline.analyst.prompt import Message, build_prompt, largest_prompt
 from v7_pipeline.analyst.reply import BLANK, OVERLOADED, REPAIRABLE, Abstention, parse_reply
@@ -34,6 +34,8 @@ RATE_LIMITED = "RATE_LIMITED"
 SERVER_ERROR = "SERVER_ERROR"
 CONNECTION = "CONNECTION"
 UNREADABLE = "UNREADABLE"
+REFUSED = "REFUSED"  # never a decision's reason: it raises AnalystError
+MAX_UNREAD = 4_000  # characters kept of a body that is no completion
 
 _REMEDIES = {
     400: "the request was refused as malformed; check V7_DEEPSEEK_MODEL and V7_DEEPSEEK_URL",
@@ -128,12 +130,13 @@ class DeepSeekAnalyst:
         """
         require_aware(now, "now")
         self._prices.price_for(self._model, self._clock())
-        done = self._answered_before(questions)
-        asking = [self._asking(question) for question in questions if question.signal_id not in done]
-        results = self._ledger.reserve([self._call(item) for item in asking], self._clock())
-        for item, result in zip(asking, results, strict=True):
+        asking = [self._asking(question) for question in questions]
+        done: dict[str, Decision] = {}
+        for item, result in zip(asking, self._reserve_or_reuse(asking), strict=True):
             if isinstance(result, BudgetRefused):
                 done[item.question.signal_id] = self._decision(item, "skipped", reason=result.reason)
+            elif isinstance(result, Answer):
+                done[item.question.signal_id] = self._decision(item, "answered", answer=result)
             else:
                 item.reserved = result
         waiting = [item for item in asking if item.reserved is not None]
@@ -143,15 +146,14 @@ class DeepSeekAnalyst:
 
     # --- before the call --------------------------------------------------------------------
 
-    def _answered_before(self, questions: Sequence[Question]) -> dict[str, Decision]:
-        ids = {call_id_of(self.name, question.signal_id): question for question in questions}
-        found: dict[str, Decision] = {}
-        for call_id, (text, finish_reason) in self._ledger.answered(list(ids)).items():
-            parsed = parse_reply(text, finish_reason)
-            if isinstance(parsed, Answer):
-                item = self._asking(ids[call_id])
-                found[item.question.signal_id] = self._decision(item, "answered", answer=parsed)
-        return found
+    def _reserve_or_reuse(self, asking: Sequence[_Asking]) -> list[Reservation | BudgetRefused | Answer]:
+        """For each question its answer where the ledger has one that can be used, else a reservation or a refusal."""
+        now = self._clock()
+        found = self._ledger.reserve([self._call(item) for item in asking], now, reuse=True)
+        results = [parse_reply(r.text, r.finish_reason) if isinstance(r, Answered) else r for r in found]
+        faulty = [i for i, result in enumerate(results) if isinstance(result, Abstention)]
+        again = iter(self._ledger.reserve([self._call(asking[i]) for i in faulty], now))
+        return [next(again) if isinstance(result, Abstention) else result for result in results]
 
     def _asking(self, question: Question) -> _Asking:
         prompt = build_prompt(question)
@@ -240,48 +242,45 @@ class DeepSeekAnalyst:
         limit = min(end - loop.time(), self._deadline_s / 2)
         reserved = await self._reserved(item, limit)
         started = loop.time()
-
-        def failed(reason: str, detail: str, *, again: bool = True) -> _FailedAttempt:
-            item.failure = _FailedAttempt(reason, detail, again=again)
-            return item.failure
-
-        async def close(ending: Ending) -> None:
-            item.endings.append(ending)
-            await writer.write(ending)
-
-        received: Received | None
         try:
-            async with asyncio.timeout(limit):
-                body = await self._post(client, item.messages)
-        except TimeoutError:
-            await close(
-                reserved.unknown(f"{TIMEOUT}: no answer within {limit:.1f} s", self._clock(), loop.time() - started)
-            )
-            raise failed(TIMEOUT, f"no answer within {limit:.1f} s") from None
-        except _Refused as refused:
-            await close(
-                reserved.failed(f"HTTP {refused.status}: {refused.detail}", self._clock(), loop.time() - started)
-            )
-            if refused.status != 429 and refused.status < 500:
-                self._give_up(refused)
-            reason = RATE_LIMITED if refused.status == 429 else SERVER_ERROR
-            raise failed(reason, f"HTTP {refused.status}") from None
-        except _Broken as broken:
-            end_of = reserved.unknown if broken.sent else reserved.failed
-            await close(end_of(f"{CONNECTION}: {broken.detail}", self._clock(), loop.time() - started))
-            raise failed(CONNECTION, broken.detail) from None
-        received = read_completion(body, loop.time() - started)
-        if received is None:
-            unread = Received(body[:4_000], None, None, None, None, loop.time() - started)
-            await close(
-                reserved.unknown(f"{UNREADABLE}: the body is no chat completion", self._clock(), received=unread)
-            )
-            raise failed(UNREADABLE, "the body is no chat completion")
+            body = await self._post(client, item.messages, limit)
+        except _NoBody as lost:
+            ended = reserved.unknown if lost.may_be_billed else reserved.failed
+            ending = ended(f"{lost.reason}: {lost.detail}", self._clock(), loop.time() - started)
+            failure = _FailedAttempt(lost.reason, lost.detail, again=True)
+            fatal = self._wrong_set_up(lost)
+        else:
+            received = read_completion(body, loop.time() - started)
+            if received is not None:
+                return await self._read(item, writer, reserved, received)
+            failure = _FailedAttempt(UNREADABLE, "the body is no chat completion", again=True)
+            unread = Received(body[:MAX_UNREAD], None, None, None, None, loop.time() - started)
+            ending = reserved.unknown(str(failure), self._clock(), received=unread)
+            fatal = None
+        await self._close(item, writer, ending)
+        item.failure = failure
+        raise fatal or failure
+
+    async def _read(
+        self, item: _Asking, writer: _Writer, reserved: Reservation, received: Received
+    ) -> tuple[str, Answer | Abstention]:
+        """Settle a completion and read its reply; _FailedAttempt where there is none and another may come."""
         parsed = parse_reply(received.text, received.finish_reason)
-        await close(self._settled(reserved, received, parsed))
+        error = f"{parsed.reason}: {parsed.detail}" if isinstance(parsed, Abstention) else None
+        if received.usage is None:
+            ending = reserved.unknown(error or "the answer has no usage", self._clock(), received=received)
+        else:
+            cost = self._prices.cost(self._model, received.usage, reserved.reserved_at)
+            ending = reserved.settled(received, cost, self._clock(), error)
+        await self._close(item, writer, ending)
         if isinstance(parsed, Abstention) and parsed.reason in (BLANK, OVERLOADED):
-            raise failed(parsed.reason, parsed.detail)
+            item.failure = _FailedAttempt(parsed.reason, parsed.detail, again=True)
+            raise item.failure
         return received.text or "", parsed
+
+    async def _close(self, item: _Asking, writer: _Writer, ending: Ending) -> None:
+        item.endings.append(ending)
+        await writer.write(ending)
 
     async def _reserved(self, item: _Asking, limit: float) -> Reservation:
         """The reservation made beforehand, or a new one for another attempt."""
@@ -297,44 +296,44 @@ class DeepSeekAnalyst:
         earlier = item.failure or _FailedAttempt(result.reason, "no budget for another attempt", again=False)
         raise _FailedAttempt(earlier.reason, earlier.detail, again=False)
 
-    async def _post(self, client: AsyncOpenAI, messages: tuple[Message, ...]) -> str:
-        """The body of a 200; _Refused for another status, _Broken where the connection failed."""
+    async def _post(self, client: AsyncOpenAI, messages: tuple[Message, ...], limit: float) -> str:
+        """The body of a 200 that is all there within `limit` seconds; else _NoBody."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         try:
-            response = await client.chat.completions.with_raw_response.create(
-                model=self._model,
-                messages=list(messages),  # type: ignore[arg-type]
-                extra_body=self._extra,
-                **self._parameters,
-            )
+            async with asyncio.timeout(limit):
+                response = await client.chat.completions.with_raw_response.create(
+                    model=self._model,
+                    messages=list(messages),  # type: ignore[arg-type]
+                    extra_body=self._extra,
+                    **self._parameters,
+                )
+                return response.text
+        except (TimeoutError, APITimeoutError):
+            raise _NoBody(TIMEOUT, f"no answer within {limit:.1f} s", may_be_billed=True) from None
         except APIStatusError as error:
-            raise _Refused(error.status_code, self._message_of(error)) from None
-        except APITimeoutError:
-            raise TimeoutError from None
+            status = error.status_code
+            reason = RATE_LIMITED if status == 429 else SERVER_ERROR if status >= 500 else REFUSED
+            detail = f"HTTP {status} ({self._message_of(error)})"
+            raise _NoBody(reason, detail, may_be_billed=False, status=status) from None
         except APIConnectionError as error:
             # Only the cause's kind: its text may hold headers.
             kind = type(error.__cause__).__name__
-            raise _Broken(kind, sent=kind not in _NEVER_SENT) from None
-        return response.text
+            raise _NoBody(CONNECTION, kind, may_be_billed=kind not in _NEVER_SENT) from None
 
     def _message_of(self, error: APIStatusError) -> str:
         body = error.body
         text = body.get("message") if isinstance(body, dict) else None
         return redacted(str(text or error.message), self._api_key.get_secret_value())
 
-    def _give_up(self, refused: _Refused) -> NoReturn:
-        remedy = _REMEDIES.get(refused.status, "check V7_DEEPSEEK_URL and the service's status")
-        raise AnalystError(f"{self.name} answered HTTP {refused.status} ({refused.detail}): {remedy}") from None
+    def _wrong_set_up(self, lost: _NoBody) -> AnalystError | None:
+        """What to raise where the service refused the request as such: trying again cannot help."""
+        if lost.reason != REFUSED:
+            return None
+        remedy = _REMEDIES.get(lost.status or 0, "check V7_DEEPSEEK_URL and the service's status")
+        return AnalystError(f"{self.name} answered {lost.detail}: {remedy}")
 
     # --- after the call ---------------------------------------------------------------------
-
-    def _settled(self, reserved: Reservation, received: Received, parsed: Answer | Abstention) -> Ending:
-        error = f"{parsed.reason}: {parsed.detail}" if isinstance(parsed, Abstention) else None
-        if received.usage is None:
-            return reserved.unknown(error or "the answer has no usage", self._clock(), received=received)
-        cost = self._prices.cost(self._model, received.usage, reserved.reserved_at)
-        return reserved.settled(received, cost, self._clock(), error)
 
     def _decision(
         self,
@@ -356,16 +355,12 @@ class DeepSeekAnalyst:
         )
 
 
-class _Refused(Exception):  # noqa: N818 - as _FailedAttempt
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(f"HTTP {status}")
-        self.status, self.detail = status, detail
+class _NoBody(Exception):  # noqa: N818 - as _FailedAttempt
+    """A request without a body to read; `may_be_billed` where it is not known that it costs nothing."""
 
-
-class _Broken(Exception):  # noqa: N818 - as _FailedAttempt
-    def __init__(self, detail: str, *, sent: bool) -> None:
-        super().__init__(detail)
-        self.detail, self.sent = detail, sent
+    def __init__(self, reason: str, detail: str, *, may_be_billed: bool, status: int | None = None) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail, self.may_be_billed, self.status = reason, detail, may_be_billed, status
 
 
 class _Writer:
@@ -397,9 +392,15 @@ def _repair(text: str, fault: str) -> tuple[Message, Message]:
 
 def _run(coroutine: Coroutine[Any, Any, _T]) -> _T:
     """Run `coroutine` to its end, also where the caller's thread has an event loop of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _loop_is_running():
         return asyncio.run(coroutine)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

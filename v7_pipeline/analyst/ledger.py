@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from v7_pipeline.analyst.base import BUDGET_DAY, BUDGET_MONTH, require_aware
 from v7_pipeline.store.schema import PROVENANCE, table
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from v7_pipeline.analyst.prices import Usage
     from v7_pipeline.store import Store
 
-__all__ = ["BudgetRefused", "Call", "Ending", "Ledger", "Received", "Reservation", "Spent"]
+__all__ = ["Answered", "BudgetRefused", "Call", "Ending", "Ledger", "Received", "Reservation", "Spent"]
 
 # A reservation without an end after this long belongs to a process that died; its cost stays the worst case.
 LOST_AFTER = timedelta(hours=1)
@@ -159,6 +159,15 @@ class BudgetRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """A call that was answered before: the raw reply and how it ended."""
+
+    call_id: str
+    text: str
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Spent:
     """USD spent (open reservations at their worst case) in the UTC day and month, and what is left of the budgets."""
 
@@ -188,11 +197,18 @@ class Ledger:
         self._day, self._month = daily_budget_usd, monthly_budget_usd
         self._provenance = dict(provenance)
 
-    def reserve(self, calls: Sequence[Call], now: datetime) -> list[Reservation | BudgetRefused]:
+    @overload
+    def reserve(self, calls: Sequence[Call], now: datetime) -> list[Reservation | BudgetRefused]: ...
+    @overload
+    def reserve(
+        self, calls: Sequence[Call], now: datetime, *, reuse: bool
+    ) -> list[Reservation | BudgetRefused | Answered]: ...
+    def reserve(self, calls: Sequence[Call], now: datetime, *, reuse: bool = False) -> list[Any]:
         """Set aside the worst case of each call that both budgets still hold; one result a call, in order.
 
-        In the same transaction, reservations that an earlier process left open for these calls (or anywhere, longer
-        than an hour ago) are settled as unknown at their worst case, and attempts are numbered on.
+        With `reuse` a call that the ledger has an answer to is not reserved: the answer is the result. In the same
+        transaction, reservations that an earlier process left open for these calls (or anywhere, longer than an hour
+        ago) are settled as unknown at their worst case, and attempts are numbered on.
         """
         require_aware(now, "now")
         if not calls:
@@ -203,17 +219,19 @@ class Ledger:
             raise ValueError("a call can be reserved once at a time")
         with self._store.transaction() as tx:
             tx.execute(_LOST, (now, ids, now - LOST_AFTER))
-            spent = self._spent(tx, now)
+            known = _answered(tx, ids) if reuse else {}
             attempts = dict(tx.query(_ATTEMPTS, (ids,)).itertuples(index=False, name=None))
-            results: list[Reservation | BudgetRefused] = []
+            spent = self._spent(tx, now)
             day_room, month_room = spent.day_room, spent.month_room
+            results: list[Reservation | BudgetRefused | Answered] = []
             for call in calls:
-                refusal = _refusal(call.worst_case_usd, day_room, month_room)
-                if refusal:
+                if call.call_id in known:
+                    results.append(known[call.call_id])
+                elif refusal := _refusal(call.worst_case_usd, day_room, month_room):
                     results.append(BudgetRefused(call.call_id, refusal))
-                    continue
-                day_room, month_room = day_room - call.worst_case_usd, month_room - call.worst_case_usd
-                results.append(self._reservation(call, int(attempts.get(call.call_id, 0)) + 1, now))
+                else:
+                    day_room, month_room = day_room - call.worst_case_usd, month_room - call.worst_case_usd
+                    results.append(self._reservation(call, int(attempts.get(call.call_id, 0)) + 1, now))
             rows = [result.row for result in results if isinstance(result, Reservation)]
             if rows:
                 tx.insert_new("llm_calls", _frame(rows))
@@ -226,13 +244,12 @@ class Ledger:
         with self._store.transaction() as tx:
             tx.upsert("llm_calls", _frame([ending.row for ending in endings]))
 
-    def answered(self, call_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """(raw reply, finish_reason) of each call that has been answered before: its newest answer.
+    def answered(self, call_ids: Sequence[str]) -> dict[str, Answered]:
+        """The newest answer to each of these calls that has one.
 
         A process that died between settling and writing its signal finds the answer here when it is run again.
         """
-        frame = self._store.query(_ANSWERED, (list(call_ids),))
-        return {call_id: (reply, finish) for call_id, reply, finish in frame.itertuples(index=False, name=None)}
+        return _answered(self._store, call_ids)
 
     def spent(self, now: datetime) -> Spent:
         """What has been spent in the UTC day and month of `now`."""
@@ -265,6 +282,11 @@ class Ledger:
             "reserved_usd": call.worst_case_usd, "price_version": call.price_version,
         }  # fmt: skip
         return Reservation(row | self._provenance)
+
+
+def _answered(reader: Any, call_ids: Sequence[str]) -> dict[str, Answered]:
+    rows = reader.query(_ANSWERED, (list(call_ids),)).itertuples(index=False, name=None)
+    return {call_id: Answered(call_id, text, finish_reason) for call_id, text, finish_reason in rows}
 
 
 def _refusal(worst_case_usd: float, day_room: float, month_room: float) -> str | None:

@@ -62,9 +62,6 @@ class _Entry:
     output: float
     peak_factor: float
 
-    def covers(self, model: str, instant: datetime) -> bool:
-        return self.model == model and self.start <= instant and (self.until is None or instant < self.until)
-
     def price(self, *, peak: bool) -> Price:
         factor = self.peak_factor if peak else 1.0
         version = f"{self.model}@{self.start:%Y-%m-%dT%H:%MZ}/{'peak' if peak else 'off-peak'}"
@@ -106,9 +103,11 @@ class PriceTable:
 
     def _entry(self, model: str, instant: datetime) -> _Entry:
         require_aware(instant, "instant")
-        known = [entry for entry in self.entries if entry.covers(model, instant)]
-        if known:
-            return max(known, key=lambda entry: entry.start)
+        begun = [entry for entry in self.entries if entry.model == model and entry.start <= instant]
+        if begun:
+            newest = max(begun, key=lambda entry: entry.start)
+            if newest.until is None or instant < newest.until:
+                return newest
         models = ", ".join(sorted({entry.model for entry in self.entries}))
         raise UnknownPriceError(
             f"no dated price for model {model!r} at {instant.astimezone(UTC):%Y-%m-%dT%H:%MZ}, so nothing was sent; "

@@ -82,15 +82,16 @@ def decide_frame(
     increment, horizon, ratio = (_rows(x, rows) for x in (quote_increment, horizon_minutes, reward_risk))
     bold = np.broadcast_to(np.asarray(aggressive, dtype=bool), rows)
 
-    votes, scores = (frame[names].to_numpy(dtype=float, na_value=np.nan) for names in (VOTES, SCORES))
-    voices = votes * scores
+    votes, scores = (frame[names].to_numpy(dtype=float, na_value=np.nan).T for names in (VOTES, SCORES))
+    voices = votes * scores  # theories × rows
     heard = ~np.isnan(voices)
-    voices = np.where(heard, voices, 0.0) * _weights(weights)
-    score = _row_sums(voices)
+    voices[~heard] = 0.0
+    voices *= _weights(weights)[:, None]
+    score = _sums(voices)
     sign = np.sign(score)
-    agreeing = (voices * sign[:, None] > 0).sum(axis=1)
+    agreeing = (voices * sign > 0).sum(axis=0)
 
-    readable = (price > 0) & (volatility >= 0) & heard.any(axis=1)
+    readable = (price > 0) & (volatility >= 0) & heard.any(axis=0)
     strong = np.abs(score) >= np.where(bold, AGGRESSIVE.min_strength, CONSERVATIVE.min_strength)
     joined = agreeing >= np.where(bold, AGGRESSIVE.min_agreeing, CONSERVATIVE.min_agreeing)
     entry, stop, target = _plan(price, volatility, sign, increment, horizon, ratio)
@@ -212,11 +213,11 @@ def answer_from_prompt(document: Mapping[str, Any]) -> dict[str, Any]:
 # --- the core's parts -----------------------------------------------------------------------
 
 
-def _row_sums(values: Floats) -> Floats:
-    # Column by column, so that a row's sum has the same bits alone and among a million (a matrix product's has not).
-    total = np.zeros(len(values))
-    for column in values.T:
-        total += column
+def _sums(voices: Floats) -> Floats:
+    # Theory by theory, so that a row's sum has the same bits alone and among a million (a matrix product's has not).
+    total = np.zeros(voices.shape[1])
+    for voice in voices:
+        total += voice
     return total
 
 
@@ -253,14 +254,17 @@ def _confidence(strength: Floats, bold: npt.NDArray[np.bool_], trades: npt.NDArr
 
 def _key_theories(voices: Floats, sign: Floats) -> npt.NDArray[np.object_]:
     """Names of the strongest theories on the score's side, strongest first, joined by commas."""
-    towards = voices * sign[:, None]
-    rows = np.arange(len(sign))
-    code = np.zeros(len(sign), dtype=np.intp)
+    leaning = np.flatnonzero(sign)
+    towards = (voices[:, leaning] * sign[leaning]).T.copy()
+    rows = np.arange(len(leaning))
+    code = np.zeros(len(leaning), dtype=np.intp)
     for _ in range(KEY_THEORIES):
         best = towards.argmax(axis=1)
         code = code * (_NOBODY + 1) + np.where(towards[rows, best] > 0, best, _NOBODY)
         towards[rows, best] = -np.inf
-    return _key_names()[code]
+    names = np.full(len(sign), "", dtype=object)
+    names[leaning] = _key_names()[code]
+    return names
 
 
 _NOBODY = len(THEORY_NAMES)

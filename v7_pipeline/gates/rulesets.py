@@ -50,14 +50,15 @@ class RuleSet:
 
 
 def rules(name: str, *, on: date | None = None) -> RuleSet:
-    """The newest version of the rule set `name`, or the one in force `on` a date; KeyError where there is none."""
-    versions = [entry for entry in _load() if entry.name == name]
+    """The newest version of the rule set `name`, or the one in force `on` a date; KeyError where the name is unknown.
+
+    A date before the first version gets the first: a replay of earlier candles is judged by the oldest rules we know,
+    and the version's `effective` date shows it.
+    """
+    versions = sorted((entry for entry in _load() if entry.name == name), key=lambda entry: entry.effective)
     if not versions:
         raise KeyError(f"no rule set {name!r}; known are {', '.join(rule_names())}")
-    in_force = [entry for entry in versions if on is None or entry.effective <= on]
-    if not in_force:
-        raise KeyError(f"rule set {name!r} was not in force on {on}; its first version is of {versions[0].effective}")
-    return max(in_force, key=lambda entry: entry.effective)
+    return [versions[0], *(entry for entry in versions if on is None or entry.effective <= on)][-1]
 
 
 def rule_names() -> tuple[str, ...]:

@@ -148,10 +148,10 @@ def _advanced_book(symbol: str, payload: Any, depth: int) -> OrderBook:
     return _exchange_book(symbol, payload.get("pricebook") if isinstance(payload, Mapping) else None, depth)
 
 
-def _epoch(name: str) -> Callable[[Any], float]:
+def _epoch(name: str, per_second: float) -> Callable[[Any], float]:
     def read(payload: Any) -> float:
         try:
-            return float(payload[name])
+            return float(payload[name]) / per_second
         except (KeyError, TypeError, ValueError):
             raise Malformed(f"no server time ({name})") from None
 
@@ -180,7 +180,7 @@ WIRES: dict[Api, Wire] = {
         book_request=lambda symbol, depth: (f"{_exchange_path(symbol)}/book", {"level": "2"}),
         read_candles=_exchange_candles,
         read_book=_exchange_book,
-        read_time=_epoch("epoch"),
+        read_time=_epoch("epoch", 1),
     ),
     "advanced": Wire(
         url_setting="V7_ADVANCED_URL",
@@ -194,6 +194,6 @@ WIRES: dict[Api, Wire] = {
         ),
         read_candles=_advanced_candles,
         read_book=_advanced_book,
-        read_time=_epoch("epochSeconds"),
+        read_time=_epoch("epochMillis", 1000),
     ),
 }

@@ -114,7 +114,8 @@ def price_plot(candles: pd.DataFrame, signals: pd.DataFrame, *, demo: bool) -> s
     buffer = io.BytesIO()
     figure.canvas.draw()
     # Sixteen colours are plenty for lines and marks, and the picture is stored with every scan.
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(16)
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    image = Image.fromarray(pixels).convert("RGB").quantize(16)
     image.save(buffer, format="png", optimize=True)
     picture = base64.b64encode(buffer.getvalue()).decode()
     return f"![closes and signals](data:image/png;base64,{picture})\n\n▲ BUY ▼ SELL; filled: accepted, hollow: rejected"

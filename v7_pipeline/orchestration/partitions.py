@@ -68,9 +68,9 @@ def instant_of(context: dg.AssetExecutionContext, clock: Callable[[], datetime])
     if not context.has_partition_key or context.partition_key != partition_of(now):
         raise dg.Failure(
             description=(
-                f"{context.asset_key.to_user_string()} holds what was decided at each instant; a past day is not decided "
-                f"afterwards. Re-execute one of its scans, or run `v7 scan --as-of …`; for candles and readings of "
-                f"past days use the job backfill_features."
+                f"{context.asset_key.to_user_string()} holds what was decided at each instant; "
+                "a past day is not decided afterwards. Re-execute one of its scans, or run `v7 scan --as-of …`; "
+                "for candles and readings of past days use the job backfill_features."
             ),
             allow_retries=False,
         )

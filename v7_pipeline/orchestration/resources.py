@@ -35,4 +35,5 @@ class StoreResource(DuckDBResource):
 def store_resource(settings: Settings) -> StoreResource | None:
     """The resource of an embedded store; None for a lake, which the store attaches by itself."""
     kind, _, path = settings.store_url.partition(":")
-    return StoreResource(database=path) if kind == "duckdb" else None
+    # One thread: a scan's statements are small, and waiting for a second thread costs more than it saves.
+    return StoreResource(database=path, connection_config={"threads": 1}) if kind == "duckdb" else None

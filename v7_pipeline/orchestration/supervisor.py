@@ -146,7 +146,8 @@ class Supervisor:
         while not self._stopping:
             if child.process is not None and child.process.poll() is not None:
                 raise SupervisorError(
-                    f"{child.name} ended with code {child.process.returncode} while starting; see {child.log}:\n{_tail(child.log)}"
+                    f"{child.name} ended with code {child.process.returncode} while starting; "
+                    f"see {child.log}:\n{_tail(child.log)}"
                 )
             if child.ready():
                 return

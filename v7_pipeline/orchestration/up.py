@@ -16,7 +16,6 @@ from typing import Protocol
 
 import dagster as dg
 
-from v7_pipeline.definitions import build_definitions
 from v7_pipeline.orchestration.launch import execute_backfill, execute_scan, open_instance, prepare_home
 from v7_pipeline.orchestration.partitions import partition_of
 from v7_pipeline.orchestration.supervisor import Child, Supervisor
@@ -36,6 +35,9 @@ __all__ = [
     "sandbox_settings",
     "up",
 ]
+
+# definitions.build_definitions: it stands above this room, so it is handed down.
+Build = Callable[..., dg.Definitions]
 
 FILL_DAYS = 3
 SCAN_EVERY = timedelta(minutes=2)
@@ -91,7 +93,7 @@ def hold_lock(settings: Settings):  # type: ignore[no-untyped-def]
     except Timeout:
         who = owner.read_text().strip() if owner.is_file() else "unknown"
         raise AlreadyRunningError(
-            f"V7 is already running on {settings.data_dir} ({who}); stop it with Ctrl-C there, or choose another V7_HOME"
+            f"V7 is already running on {settings.data_dir} ({who}); end it there, or choose another V7_HOME"
         ) from None
     owner.write_text(f"process {os.getpid()}")
     return lock
@@ -100,6 +102,7 @@ def hold_lock(settings: Settings):  # type: ignore[no-untyped-def]
 def up(
     settings: Settings,
     teller: Teller,
+    build: Build,
     *,
     history: bool = True,
     on_ready: Callable[[Addresses], None] | None = None,
@@ -109,7 +112,7 @@ def up(
     supervisor = Supervisor(on_event=teller.line)
     supervisor.install_signals()
     try:
-        addresses = _start(settings, supervisor, teller, history=history)
+        addresses = _start(settings, supervisor, teller, build, history=history)
         if addresses is not None:
             if on_ready:
                 on_ready(addresses)
@@ -122,7 +125,9 @@ def up(
         teller.line("stopped; everything is kept in " + str(settings.data_dir))
 
 
-def _start(settings: Settings, supervisor: Supervisor, teller: Teller, *, history: bool) -> Addresses | None:
+def _start(
+    settings: Settings, supervisor: Supervisor, teller: Teller, build: Build, *, history: bool
+) -> Addresses | None:
     logs = settings.data_dir / "logs"
     home = prepare_home(settings)
     sandbox_url: str | None = None
@@ -155,10 +160,10 @@ def _start(settings: Settings, supervisor: Supervisor, teller: Teller, *, histor
     dashboard_port = _port(settings.host, settings.dashboard_port, teller, "the dashboard")
     workspace = _workspace(settings, code_port)
     addresses = Addresses(f"http://{settings.host}:{ui_port}", f"http://{settings.host}:{dashboard_port}", sandbox_url)
-    # The pages start while the history is filled; the daemon only afterwards, so that no tick meets a half-filled store.
+    # The pages start while the history is filled; the daemon afterwards: no tick meets a half-filled store.
     code, pages = _pages(settings, environment, logs, workspace, code_port, ui_port)
     supervisor.launch(code, pages)
-    fill(settings, teller, history=history, stopping=lambda: supervisor.stopping)
+    fill(settings, teller, build, history=history, stopping=lambda: supervisor.stopping)
     if supervisor.stopping:
         return None
     supervisor.await_ready(code, pages)
@@ -217,7 +222,14 @@ def _pages(
     return code, pages
 
 
-def fill(settings: Settings, teller: Teller, *, history: bool, stopping: Callable[[], bool] = lambda: False) -> None:
+def fill(
+    settings: Settings,
+    teller: Teller,
+    build: Build,
+    *,
+    history: bool,
+    stopping: Callable[[], bool] = lambda: False,
+) -> None:
     """What is missing before the first tick: candles and readings of the last days, in demo mode a day of scans, and
     one scan of the present minute. Live mode never makes up decisions for the past.
     """
@@ -225,7 +237,7 @@ def fill(settings: Settings, teller: Teller, *, history: bool, stopping: Callabl
     runtime = make_runtime(settings)
     runtime.on_progress = teller.progress
     store = runtime.prepare_store()
-    defs = build_definitions(settings, runtime=runtime)
+    defs = build(settings, runtime=runtime)
     now = minute(runtime.clock())
     first = _first_missing_day(runtime, now)
     if first is not None:
@@ -264,7 +276,9 @@ def _fill_scans(
         for index, as_of in enumerate(instants, 1):
             if stopping():
                 return
-            run_scan(runtime.context(as_of, f"history-{as_of:%Y%m%dT%H%M}"))
+            report = run_scan(runtime.context(as_of, f"history-{as_of:%Y%m%dT%H%M}"))
+            for signal in report.accepted:
+                teller.line(signal)
             teller.progress("scans", index, len(instants))
     _report(instance, instants)
 

@@ -11,12 +11,11 @@ import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-import pandas as pd
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from v7_pipeline.sandbox.book import make_book
 from v7_pipeline.sandbox.faults import Api, error_body
-from v7_pipeline.sandbox.source import Source, last_price, view
+from v7_pipeline.sandbox.source import Bars, Source, last_price, view
 
 __all__ = ["ADVANCED_GRANULARITIES", "EXCHANGE_GRANULARITIES", "RateLimit", "book", "candles", "product", "server_time"]
 
@@ -166,10 +165,13 @@ def _exchange_candles(
         last = int(now.timestamp()) // _CDN_S * _CDN_S
         first = (last // granularity - _MOST_INTERVALS + 1) * granularity
         known_at = min(known_at, datetime.fromtimestamp(last, UTC))
-    frame = _seen(source, symbol, first, last, granularity, known_at, whole_only=whole_only)
-    columns = ("time", "low", "high", "open", "close", "volume")
-    rows = zip(*(frame[name].tolist()[::-1] for name in columns), strict=True)
-    return JSONResponse([[time, *map(_number, values)] for time, *values in rows])
+    rows = _seen(source, symbol, first, last, granularity, known_at, whole_only=whole_only).rows()
+    return JSONResponse(
+        [
+            [time, _number(low), _number(high), _number(opened), _number(close), _number(volume)]
+            for time, opened, high, low, close, volume in reversed(rows)
+        ]
+    )
 
 
 def _advanced_candles(source: Source, symbol: str, query: Query, known_at: datetime, *, whole_only: bool) -> Response:
@@ -184,7 +186,7 @@ def _advanced_candles(source: Source, symbol: str, query: Query, known_at: datet
         return _invalid("limit argument is invalid - number of candles requested should be less than 350")
     if int(end) // granularity - -(-int(start) // granularity) + 1 > _MOST_CANDLES:
         return _invalid("start and end argument is invalid - number of candles requested should be less than 350")
-    frame = _seen(source, symbol, int(start), int(end), granularity, known_at, whole_only=whole_only).tail(int(limit))
+    bars = _seen(source, symbol, int(start), int(end), granularity, known_at, whole_only=whole_only).tail(int(limit))
     decimals = source.decimals(symbol)
     rows = [
         {
@@ -195,16 +197,14 @@ def _advanced_candles(source: Source, symbol: str, query: Query, known_at: datet
             "close": _text(close, decimals),
             "volume": _text(volume, 8),
         }
-        for time, low, high, opened, close, volume in zip(
-            *(frame[name].tolist()[::-1] for name in ("time", "low", "high", "open", "close", "volume")), strict=True
-        )
+        for time, opened, high, low, close, volume in reversed(bars.rows())
     ]
     return JSONResponse({"candles": rows})
 
 
 def _seen(
     source: Source, symbol: str, first: int, last: int, granularity: int, known_at: datetime, *, whole_only: bool
-) -> pd.DataFrame:
+) -> Bars:
     # Published late means whole candles only: the market went on, the copy did not.
     at = known_at.replace(second=0, microsecond=0) if whole_only else known_at
     return view(source, symbol, first, last, granularity, at)

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from v7_pipeline.sandbox.source import COLUMNS, decimals_of, require_utc
+from v7_pipeline.sandbox.source import Bars
 
 __all__ = ["Replay", "ReplayError", "read_recording", "symbol_of"]
 
 _TIME_NAMES = ("open_time", "ts", "time", "timestamp", "start")
-_VALUES = COLUMNS[1:]
+_VALUES = Bars._fields[1:]
 _NAME = re.compile(r"([A-Za-z0-9]+-[A-Za-z]+)(?:[_.].*)?")
 
 
@@ -33,8 +33,8 @@ class Replay:
     def __init__(self, recordings: Mapping[str, pd.DataFrame]) -> None:
         if not recordings:
             raise ReplayError("nothing to replay: give at least one file, such as BTC-USD_1m.parquet")
-        self._frames = dict(recordings)
-        self._decimals = {symbol: decimals_of(frame["close"]) for symbol, frame in self._frames.items()}
+        self._bars = {symbol: _bars(frame) for symbol, frame in recordings.items()}
+        self._decimals = {symbol: _decimals(frame["close"]) for symbol, frame in recordings.items()}
 
     @classmethod
     def from_files(cls, files: Mapping[str, Path | str] | Iterable[Path | str]) -> Replay:
@@ -52,26 +52,23 @@ class Replay:
 
     def symbols(self) -> tuple[str, ...]:
         """The recorded products."""
-        return tuple(self._frames)
+        return tuple(self._bars)
 
     def knows(self, symbol: str) -> bool:
         """Whether `symbol` was recorded."""
-        return symbol in self._frames
+        return symbol in self._bars
 
     def decimals(self, symbol: str) -> int:
         """Decimals of the recorded closes."""
         return self._decimals[symbol]
 
-    def candles(self, symbol: str, start: datetime, end: datetime) -> pd.DataFrame:
-        """Recorded minutes start ≤ open_time < end, ascending."""
-        frame = self._frames[symbol]
-        lower, upper = frame["open_time"].searchsorted([require_utc(start, "start"), require_utc(end, "end")])
-        return frame.iloc[lower:upper].reset_index(drop=True)
+    def bars(self, symbol: str, first: int, end: int) -> Bars:
+        """Recorded minutes first ≤ time < end (unix seconds)."""
+        return self._bars[symbol].between(first, end)
 
-    def newest(self, symbol: str) -> datetime | None:
+    def newest(self, symbol: str) -> int | None:
         """Opening of the recording's last minute."""
-        last: datetime = self._frames[symbol]["open_time"].iloc[-1].to_pydatetime()
-        return last
+        return int(self._bars[symbol].time[-1])
 
     def describe(self) -> dict[str, object]:
         """Kind, and each recording's span."""
@@ -79,11 +76,11 @@ class Replay:
             "prices": "replayed",
             "recordings": {
                 symbol: {
-                    "first": frame["open_time"].iloc[0].isoformat(),
-                    "last": frame["open_time"].iloc[-1].isoformat(),
-                    "minutes": len(frame),
+                    "first": datetime.fromtimestamp(int(bars.time[0]), UTC).isoformat(),
+                    "last": datetime.fromtimestamp(int(bars.time[-1]), UTC).isoformat(),
+                    "minutes": len(bars.time),
                 }
-                for symbol, frame in self._frames.items()
+                for symbol, bars in self._bars.items()
             },
         }
 
@@ -99,7 +96,7 @@ def symbol_of(path: Path | str) -> str:
 
 
 def read_recording(path: Path | str) -> pd.DataFrame:
-    """One row a minute out of a recording: COLUMNS, ascending.
+    """One row a minute out of a recording: open_time, open, high, low, close, volume; ascending.
 
     A minute recorded more than once keeps the row with the greatest volume: a candle only grows while it forms, so
     that one was seen last. The newest minute is left out, since nothing in the file shows that it had closed. Times
@@ -135,6 +132,17 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path) if kind == ".parquet" else pd.read_csv(path)
     except (OSError, ValueError) as error:  # pyarrow's and the csv parser's errors are ValueErrors
         raise ReplayError(f"{path}: not readable as {kind[1:]}: {error}") from None
+
+
+def _bars(frame: pd.DataFrame) -> Bars:
+    seconds = frame["open_time"].dt.tz_convert(None).to_numpy().astype("datetime64[s]").astype(np.int64)
+    return Bars(seconds, *(frame[name].to_numpy() for name in _VALUES))
+
+
+def _decimals(prices: pd.Series) -> int:
+    """Fewest decimals (0 … 8) that write every price exactly."""
+    values = prices.to_numpy(dtype=float)
+    return next((n for n in range(8) if np.array_equal(np.round(values, n), values)), 8)
 
 
 def _instants(values: Any) -> Any:

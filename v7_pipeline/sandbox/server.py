@@ -387,6 +387,7 @@ def _server(app: ASGIApp) -> Any:
         http=Protocol,
         ws="none",
         lifespan="off",
+        log_config=None,  # the process's logging stays as it is; only what goes wrong is said
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,

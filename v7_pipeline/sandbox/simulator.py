@@ -22,13 +22,12 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from v7_pipeline.sandbox.source import COLUMNS, empty_frame, require_utc
+from v7_pipeline.sandbox.source import MINUTE, Bars, require_utc
 
 __all__ = ["Product", "Simulated", "product", "simulate"]
 
@@ -118,16 +117,10 @@ def simulate(seed: int, symbol: str, start: datetime, end: datetime) -> pd.DataF
     first, stop = _minute(require_utc(start, "start")), _minute(require_utc(end, "end"))
     if stop < first:
         raise ValueError(f"end {end.isoformat()} is before start {start.isoformat()}; swap them")
-    product(symbol)
-    if stop == first:
-        return empty_frame()
-    days = [_day(seed, symbol, day) for day in range(first // _DAY, (stop - 1) // _DAY + 1)]
-    whole = [np.concatenate(parts) for parts in zip(*days, strict=True)] if len(days) > 1 else list(days[0])
-    lower, upper = np.searchsorted(whole[0], [first, stop])
-    columns: dict[str, Any] = {name: values[lower:upper] for name, values in zip(COLUMNS, whole, strict=True)}
-    times = (columns["open_time"] * 60_000_000).astype("datetime64[us]")
-    columns["open_time"] = pd.DatetimeIndex(times).tz_localize("UTC")
-    return pd.DataFrame(columns)
+    bars = Simulated(seed).bars(symbol, first * MINUTE, stop * MINUTE)
+    opened = pd.DatetimeIndex((bars.time * 1_000_000).astype("datetime64[us]")).tz_localize("UTC")
+    # Copies: the cached arrays behind `bars` must never be written to.
+    return pd.DataFrame({"open_time": opened} | {name: np.array(getattr(bars, name)) for name in Bars._fields[1:]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +145,14 @@ class Simulated:
         """Decimals of the quote increment."""
         return product(symbol).decimals
 
-    def candles(self, symbol: str, start: datetime, end: datetime) -> pd.DataFrame:
-        """See `simulate`."""
-        return simulate(self.seed, symbol, start, end)
+    def bars(self, symbol: str, first: int, end: int) -> Bars:
+        """Minutes first ≤ time < end (unix seconds) that had a trade, read-only; the same as `simulate`'s."""
+        product(symbol)
+        one_day = _DAY * MINUTE
+        days = range(first // one_day, max((end - 1) // one_day, first // one_day) + 1)
+        return Bars.joined([_day(self.seed, symbol, day).between(first, end) for day in days])
 
-    def newest(self, symbol: str) -> datetime | None:
+    def newest(self, symbol: str) -> int | None:
         """None: the simulated market has no end."""
         return None
 
@@ -169,8 +165,8 @@ class Simulated:
 
 
 @lru_cache(maxsize=256)
-def _day(seed: int, symbol: str, day: int) -> tuple[npt.NDArray[Any], ...]:
-    """The day's candles as arrays (minute, open, high, low, close, volume), minutes without a trade left out."""
+def _day(seed: int, symbol: str, day: int) -> Bars:
+    """The day's candles, minutes without a trade left out."""
     kind, first = product(symbol), day * _DAY
     volatility, drift, activity = _volatility(seed, symbol, day)
     sigma = kind.sigma * volatility
@@ -198,10 +194,11 @@ def _day(seed: int, symbol: str, day: int) -> tuple[npt.NDArray[Any], ...]:
     moved = np.abs(returns) / kind.sigma
     volume = kind.volume * _exp(0.6 * _normal(trade[:, 2])) * activity * (0.5 + 0.6 * moved)
     volume = np.maximum(np.rint(volume * 1e8), 1.0) / 1e8
-    result = tuple(array[~quiet] for array in (first + np.arange(_DAY), open_, top, bottom, close, volume))
-    for array in result:
-        array.setflags(write=False)  # cached, and handed out as slices
-    return result
+    times = (first + np.arange(_DAY, dtype=np.int64)) * MINUTE
+    bars = Bars(*(column[~quiet] for column in (times, open_, top, bottom, close, volume)))
+    for column in bars:
+        column.setflags(write=False)  # cached, and handed out as slices
+    return bars
 
 
 def _volatility(seed: int, symbol: str, day: int) -> tuple[Floats, Floats, Floats]:

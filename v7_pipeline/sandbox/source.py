@@ -5,21 +5,53 @@ Forming candles and coarser buckets are made here; wire formats belong to coinba
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 
-__all__ = ["COLUMNS", "MINUTE", "Source", "decimals_of", "empty_frame", "last_price", "require_utc", "view"]
+__all__ = ["MINUTE", "Bars", "Source", "last_price", "require_utc", "view"]
 
-COLUMNS = ("open_time", "open", "high", "low", "close", "volume")
 MINUTE = 60
-_LOOK_BACK = timedelta(hours=6)
+_LOOK_BACK = 6 * 3600
+
+Column = npt.NDArray[Any]
+
+
+class Bars(NamedTuple):
+    """Candles as columns, ascending: `time` is a bucket's start in unix seconds (int64), the others are floats, prices
+    in quote and volume in base currency. Arrays and not a frame, because pages are asked for many times a second.
+    """
+
+    time: Column
+    open: Column
+    high: Column
+    low: Column
+    close: Column
+    volume: Column
+
+    def between(self, first: int, end: int) -> Bars:
+        """Those with first ≤ time < end (unix seconds); views, not copies."""
+        lower, upper = np.searchsorted(self.time, [first, end])
+        return Bars(*(column[lower:upper] for column in self))
+
+    def tail(self, count: int) -> Bars:
+        """The newest `count`."""
+        return Bars(*(column[-count:] for column in self))
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """(time, open, high, low, close, volume) as Python numbers."""
+        return list(zip(*(column.tolist() for column in self), strict=True))
+
+    @classmethod
+    def joined(cls, parts: list[Bars]) -> Bars:
+        """Parts that follow one another, as one."""
+        return parts[0] if len(parts) == 1 else cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 class Source(Protocol):
-    """Minutes of products: times are bucket starts in UTC, prices in quote currency, volume in base currency."""
+    """Minutes of products."""
 
     def symbols(self) -> tuple[str, ...]:
         """Products worth naming to a newcomer; `knows` may accept more."""
@@ -33,12 +65,12 @@ class Source(Protocol):
         """Decimals of the quote increment."""
         ...
 
-    def candles(self, symbol: str, start: datetime, end: datetime) -> pd.DataFrame:
-        """Whole minutes start ≤ open_time < end that had a trade, COLUMNS, ascending."""
+    def bars(self, symbol: str, first: int, end: int) -> Bars:
+        """Whole minutes first ≤ time < end (unix seconds) that had a trade."""
         ...
 
-    def newest(self, symbol: str) -> datetime | None:
-        """Opening of the last minute there is, or None where there is no end."""
+    def newest(self, symbol: str) -> int | None:
+        """Opening (unix seconds) of the last minute there is, or None where there is no end."""
         ...
 
     def describe(self) -> dict[str, object]:
@@ -46,36 +78,25 @@ class Source(Protocol):
         ...
 
 
-def view(source: Source, symbol: str, first: int, last: int, granularity: int, now: datetime) -> pd.DataFrame:
-    """Buckets first ≤ bucket start ≤ last as they stand at `now`, the still-forming minute or bucket included.
+def view(source: Source, symbol: str, first: int, last: int, granularity: int, now: datetime) -> Bars:
+    """Buckets first ≤ time ≤ last as they stand at `now`, the still-forming minute or bucket included.
 
-    `first` and `last` are unix seconds, `granularity` is in seconds, a multiple of 60. Ascending; `time` is the bucket's
-    start in unix seconds. Buckets without a trade are absent. What opens after `now` does not exist.
+    `first` and `last` are unix seconds, `granularity` is in seconds, a multiple of 60. Buckets without a trade are
+    absent. What opens after `now` does not exist.
     """
-    require_utc(now, "now")
+    instant = require_utc(now, "now").timestamp()
     first = -(-first // granularity) * granularity
-    end = min(last // granularity * granularity + granularity, int(now.timestamp()) // MINUTE * MINUTE + MINUTE)
-    if end <= first:
-        return _timed(empty_frame())
-    minutes = source.candles(symbol, _instant(first), _instant(end))
-    frame = _timed(_as_of(minutes, now, source.decimals(symbol)))
-    return frame if granularity == MINUTE else _buckets(frame, granularity)
+    end = min(last // granularity * granularity + granularity, _minute_of(instant) + MINUTE)
+    minutes = _as_of(source.bars(symbol, first, max(end, first)), instant, source.decimals(symbol))
+    return minutes if granularity == MINUTE else _buckets(minutes, granularity)
 
 
 def last_price(source: Source, symbol: str, now: datetime) -> float | None:
     """Price of the last trade at `now`; None before the first one."""
-    newest = source.newest(symbol)
-    until = min(now, newest + timedelta(minutes=1)) if newest else now
-    recent = source.candles(symbol, until - _LOOK_BACK, until + timedelta(minutes=1))
-    recent = _as_of(recent, now, source.decimals(symbol))
-    return float(recent["close"].iloc[-1]) if len(recent) else None
-
-
-def empty_frame() -> pd.DataFrame:
-    """No candles, with the columns' types."""
-    frame = pd.DataFrame({name: pd.Series(dtype="float64") for name in COLUMNS})
-    frame["open_time"] = pd.Series(dtype="datetime64[us, UTC]")
-    return frame
+    instant, newest = require_utc(now, "now").timestamp(), source.newest(symbol)
+    last = _minute_of(instant) if newest is None else min(_minute_of(instant), newest)
+    recent = _as_of(source.bars(symbol, last - _LOOK_BACK, last + MINUTE), instant, source.decimals(symbol))
+    return float(recent.close[-1]) if len(recent.time) else None
 
 
 def require_utc(instant: datetime, name: str) -> datetime:
@@ -85,53 +106,45 @@ def require_utc(instant: datetime, name: str) -> datetime:
     return instant.astimezone(UTC)
 
 
-def decimals_of(prices: pd.Series) -> int:
-    """Fewest decimals (0 … 8) that write every price exactly."""
-    values = prices.to_numpy(dtype=float)
-    return next((n for n in range(8) if np.array_equal(np.round(values, n), values)), 8)
+def _minute_of(seconds: float) -> int:
+    return int(seconds // MINUTE) * MINUTE
 
 
-def _as_of(minutes: pd.DataFrame, now: datetime, decimals: int) -> pd.DataFrame:
-    """Minutes as they stood at `now`: later ones absent, the one in progress as far as it had come."""
-    opens = minutes["open_time"]
-    past = minutes[opens + pd.Timedelta(minutes=1) <= now]
-    forming = minutes[(opens < now) & (opens + pd.Timedelta(minutes=1) > now)]
-    if forming.empty:
-        return past
-    row = forming.iloc[0]
-    share = (now - row["open_time"].to_pydatetime()).total_seconds() / MINUTE
-    partial = forming.assign(**_partial(row, share, decimals))
-    return pd.concat([past, partial]) if len(past) else partial
+def _as_of(minutes: Bars, instant: float, decimals: int) -> Bars:
+    """Minutes that opened before `instant`, as they stood then: only the last can be in progress."""
+    count = int(np.searchsorted(minutes.time, instant))
+    opened = Bars(*(column[:count] for column in minutes))
+    if not len(opened.time) or opened.time[-1] + MINUTE <= instant:
+        return opened
+    past, row = Bars(*(column[:-1] for column in opened)), opened.tail(1)
+    return Bars.joined([past, _partial(row, (instant - int(row.time[0])) / MINUTE, decimals)])
 
 
-def _partial(row: pd.Series, share: float, decimals: int) -> dict[str, float]:
+def _partial(row: Bars, share: float, decimals: int) -> Bars:
     """A minute's candle when `share` of it has passed: open → one extreme → the other → close, in straight lines.
 
     As `share` grows the high never falls, the low never rises and the volume grows; at 1 it is the whole candle.
     """
-    opened, closed = float(row["open"]), float(row["close"])
-    low, high = float(row["low"]), float(row["high"])
+    _, opened, high, low, closed, volume = row.rows()[0]
     turns = [opened, low, high, closed] if closed >= opened else [opened, high, low, closed]
     at = [0.0, 0.25, 0.75, 1.0]
     price = round(float(np.interp(share, at, turns)), decimals)
     seen = [turn for turn, moment in zip(turns, at, strict=True) if moment <= share] + [price]
-    return {
-        "high": max(seen),
-        "low": min(seen),
-        "close": price,
-        "volume": max(round(float(row["volume"]) * share, 8), 1e-8),
-    }
+    volume = max(round(volume * share, 8), 1e-8)
+    return Bars(row.time, *(np.array([value]) for value in (opened, max(seen), min(seen), price, volume)))
 
 
-def _timed(frame: pd.DataFrame) -> pd.DataFrame:
-    seconds = frame["open_time"].dt.tz_convert(None).to_numpy().astype("datetime64[s]").astype(np.int64)
-    return frame.assign(time=seconds)
-
-
-def _buckets(frame: pd.DataFrame, granularity: int) -> pd.DataFrame:
-    how = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
-    return frame.groupby(frame["time"] // granularity * granularity).agg(how).rename_axis("time").reset_index()
-
-
-def _instant(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+def _buckets(minutes: Bars, granularity: int) -> Bars:
+    if not len(minutes.time):
+        return minutes
+    buckets = minutes.time // granularity * granularity
+    starts = np.flatnonzero(np.diff(buckets, prepend=buckets[0] - 1))
+    ends = np.append(starts[1:], len(buckets)) - 1
+    return Bars(
+        buckets[starts],
+        minutes.open[starts],
+        np.maximum.reduceat(minutes.high, starts),
+        np.minimum.reduceat(minutes.low, starts),
+        minutes.close[ends],
+        np.add.reduceat(minutes.volume, starts),
+    )

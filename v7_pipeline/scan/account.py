@@ -22,11 +22,13 @@ __all__ = ["Account", "read_account", "rule_set"]
 MINUTE = timedelta(minutes=1)
 
 _PAPER = """
-SELECT o.*, s.stop_price, g.risk_usd FROM outcomes o JOIN llm_signals s USING (signal_id) JOIN gated_signals g USING (signal_id)
+SELECT o.*, s.stop_price, g.risk_usd
+FROM outcomes o JOIN llm_signals s USING (signal_id) JOIN gated_signals g USING (signal_id)
 WHERE o.kind = 'paper' AND o.source = ? AND o.as_of <= ? ORDER BY o.as_of, o.symbol
 """
 _ACCEPTED = """
-SELECT signal_id, as_of, symbol, side, risk_usd FROM gated_signals WHERE accepted AND source = ? AND as_of < ? ORDER BY as_of
+SELECT signal_id, as_of, symbol, side, risk_usd FROM gated_signals
+WHERE accepted AND source = ? AND as_of < ? ORDER BY as_of
 """
 
 

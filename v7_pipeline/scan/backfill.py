@@ -107,4 +107,3 @@ def _joined(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]
         "first": min(one["first"], other["first"]),
         "last": max(one["last"], other["last"]),
     }
-

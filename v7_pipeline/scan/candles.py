@@ -37,8 +37,10 @@ def fetch_new(ctx: ScanContext) -> StepResult:
         )
         for symbol in ctx.symbols
     }
-    answers = ctx.market.candles_of(ranges, now=ctx.as_of)
-    result = _result(ctx, answers)
+    if ctx.is_late:
+        # Long-closed minutes are no longer revised: what the store holds up to the instant is not asked again.
+        ranges = {symbol: span for symbol, span in ranges.items() if newest.get(symbol) != ctx.as_of - MINUTE}
+    result = _result(ctx, ctx.market.candles_of(ranges, now=ctx.as_of) if ranges else {})
     return replace(result, writes=(_scan_row(ctx, result.notes["failures"]), *result.writes))
 
 
@@ -101,7 +103,11 @@ def _result(ctx: ScanContext, answers: Mapping[str, Any]) -> StepResult:
 def _span(frame: pd.DataFrame) -> dict[str, Any]:
     """How many rows came, and from when to when."""
     times = frame["open_time"]
-    return {"rows": len(frame), "first": times.min() if len(frame) else None, "last": times.max() if len(frame) else None}
+    return {
+        "rows": len(frame),
+        "first": times.min() if len(frame) else None,
+        "last": times.max() if len(frame) else None,
+    }
 
 
 def _scan_row(ctx: ScanContext, failures: Mapping[str, str]) -> Write:

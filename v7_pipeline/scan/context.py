@@ -54,6 +54,8 @@ class ScanContext:
     source: Source
     clock: Clock
     wall_clock: Clock
+    # What two steps of one scan both look at and neither changes, so that it is read once.
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if minute(self.as_of) != self.as_of:

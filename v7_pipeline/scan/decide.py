@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 import pandas as pd
@@ -23,10 +22,24 @@ from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES, theory_colum
 from v7_pipeline.theories import explain
 from v7_pipeline.trades import fee_preset
 
-__all__ = ["STRATEGY", "decide", "gate_context", "newest_readings", "quote_increment", "rotation", "spent_today"]
+__all__ = ["STRATEGY", "decide", "gate_inputs", "newest_readings", "quote_increment", "rotation", "spent_today"]
 
 STRATEGY = "v7"
 _DAY = timedelta(days=1)
+_MINUTE = timedelta(minutes=1)
+_MOST_DECIMALS = 8
+_SPENT = """
+SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)) FILTER (reserved_at >= ?), 0) AS day,
+       coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) AS month
+FROM llm_calls WHERE reserved_at >= ? AND reserved_at < ?
+"""
+_PRICES = """
+SELECT symbol, open_time, open, high, low, close FROM candles WHERE open_time < ? AND open_time >= ?
+ORDER BY symbol, open_time
+"""
+_CLOSES = """
+SELECT symbol, arg_max(close, open_time) AS close FROM candles WHERE open_time < ? AND open_time >= ? GROUP BY symbol
+"""
 _READING_COLUMNS = tuple(column.name for column in theory_columns())
 
 
@@ -38,9 +51,7 @@ def decide(ctx: ScanContext) -> StepResult:
         readings = newest_readings(ctx, reader)
         markets = _markets(ctx, reader)
         if todo:
-            account = read_account(ctx.settings, reader, ctx.as_of, ctx.source)
-            spent = spent_today(reader, ctx.as_of)
-            context = gate_context(ctx, reader, account, spent, readings)
+            account, spent, context = gate_inputs(ctx, reader, readings)
     differences = _differences(existing, readings)
     if not todo:
         notes = {"kept": list(existing["symbol"]), "differences": differences, "cost_usd": 0.0, "spent_today_usd": 0.0}
@@ -78,7 +89,19 @@ def rotation(as_of: datetime) -> int:
     return int(as_of.timestamp()) // 120
 
 
-def gate_context(
+def gate_inputs(
+    ctx: ScanContext, reader: Any, readings: Mapping[str, Mapping[str, Any]]
+) -> tuple[Account, dict[str, float], GateContext]:
+    """The account, what was spent, and the gates' context, as they stood when the scan began."""
+    if "gate_inputs" not in ctx.memo:
+        account = read_account(ctx.settings, reader, ctx.as_of, ctx.source)
+        spent = spent_today(reader, ctx.as_of)
+        ctx.memo["gate_inputs"] = account, spent, _gate_context(ctx, reader, account, spent, readings)
+    inputs: tuple[Account, dict[str, float], GateContext] = ctx.memo["gate_inputs"]
+    return inputs
+
+
+def _gate_context(
     ctx: ScanContext,
     reader: Any,
     account: Account,
@@ -105,22 +128,17 @@ def gate_context(
 def spent_today(reader: Any, as_of: datetime) -> dict[str, float]:
     """USD that the ledger holds against the day and the month of `as_of`; what is not settled counts at its reserve."""
     midnight = as_of.replace(hour=0, minute=0)
-    row = reader.query(
-        "SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)) FILTER (reserved_at >= ?), 0) AS day, "
-        "coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) AS month FROM llm_calls WHERE reserved_at >= ? AND reserved_at < ?",
-        (midnight, midnight.replace(day=1), midnight + _DAY),
-    ).iloc[0]
+    row = reader.query(_SPENT, (midnight, midnight.replace(day=1), midnight + _DAY)).iloc[0]
     return {"day": float(row["day"]), "month": float(row["month"])}
 
 
 def quote_increment(prices: pd.DataFrame) -> float:
     """The price step that the product's recent prices show: 10 to the minus of the most decimals seen."""
-    decimals = 0
-    for name in ("open", "high", "low", "close"):
-        for price in prices[name].tail(240).tolist():
-            exponent = Decimal(repr(price)).normalize().as_tuple().exponent
-            decimals = max(decimals, -int(exponent))
-    return 10.0 ** -min(decimals, 10)
+    seen = prices[["open", "high", "low", "close"]].tail(240).to_numpy(dtype="float64")
+    for decimals in range(_MOST_DECIMALS):
+        if (abs(seen.round(decimals) - seen) < 10.0 ** -(_MOST_DECIMALS + 2)).all():
+            return 10.0**-decimals
+    return 10.0**-_MOST_DECIMALS
 
 
 def _id(ctx: ScanContext, symbol: str) -> str:
@@ -128,25 +146,28 @@ def _id(ctx: ScanContext, symbol: str) -> str:
 
 
 def newest_readings(ctx: ScanContext, reader: Any) -> dict[str, dict[str, Any]]:
-    """Each symbol's newest reading at or before `as_of`, not older than a day."""
-    rows = reader.query(
-        "SELECT * FROM theory_features WHERE as_of <= ? AND as_of > ? QUALIFY row_number() OVER "
-        "(PARTITION BY symbol ORDER BY as_of DESC) = 1",
-        (ctx.as_of, ctx.as_of - _DAY),
+    """Each symbol's newest reading at or before `as_of`, not older than four hours."""
+    floor = ctx.as_of - timedelta(hours=4)
+    known = reader.query(
+        "SELECT symbol, max(as_of) AS newest FROM theory_features WHERE as_of <= ? AND as_of > ? GROUP BY symbol",
+        (ctx.as_of, floor),
     )
-    return {row["symbol"]: row for row in rows.to_dict("records") if row["symbol"] in ctx.symbols}
+    newest = dict(zip(known["symbol"], known["newest"], strict=True))
+    if not newest:
+        return {}
+    rows = reader.read("theory_features", start=min(newest.values()).to_pydatetime(), end=ctx.as_of + _MINUTE)
+    columns = {name: rows[name].tolist() for name in rows.columns}
+    readings: dict[str, dict[str, Any]] = {}
+    for place, (symbol, as_of) in enumerate(zip(columns["symbol"], columns["as_of"], strict=True)):
+        if symbol in ctx.symbols and as_of == newest[symbol]:
+            readings[symbol] = {name: values[place] for name, values in columns.items()}
+    return readings
 
 
 def _markets(ctx: ScanContext, reader: Any) -> dict[str, dict[str, Any]]:
     """Newest known close, the change over 24 h (missing where that minute is not known) and the price step."""
-    rows = reader.query(
-        "SELECT symbol, open_time, open, high, low, close FROM candles WHERE open_time < ? AND open_time >= ? ORDER BY ALL",
-        (ctx.as_of, ctx.as_of - timedelta(hours=4)),
-    )
-    before = reader.query(
-        "SELECT symbol, arg_max(close, open_time) AS close FROM candles WHERE open_time < ? AND open_time >= ? GROUP BY symbol",
-        (ctx.as_of - _DAY, ctx.as_of - _DAY - timedelta(minutes=15)),
-    )
+    rows = reader.query(_PRICES, (ctx.as_of, ctx.as_of - timedelta(hours=4)))
+    before = reader.query(_CLOSES, (ctx.as_of - _DAY, ctx.as_of - _DAY - timedelta(minutes=15)))
     yesterday = dict(zip(before["symbol"], before["close"], strict=True))
     markets: dict[str, dict[str, Any]] = {}
     for symbol, candles in rows.groupby("symbol"):

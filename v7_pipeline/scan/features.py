@@ -19,23 +19,29 @@ from v7_pipeline.theories import compute_features
 __all__ = ["new_readings", "readings"]
 
 MINUTE = timedelta(minutes=1)
+_NEWEST = "SELECT symbol, max(as_of) AS newest FROM theory_features WHERE as_of <= ? AND as_of > ? GROUP BY symbol"
+_ARRIVED = """
+SELECT min(open_time) AS first FROM candles WHERE open_time < ? AND open_time >= ?
+AND fetched_at > (SELECT max(finished_at) FROM scans WHERE status = 'finished' AND as_of < ?)
+"""
 # A scan that finds nothing stored computes this much; older minutes are the backfill's.
 FIRST_SPAN = timedelta(hours=4)
 
 
 def new_readings(ctx: ScanContext) -> StepResult:
     """Readings since the newest stored one, and again of those whose candles may have been revised."""
-    refetch = timedelta(minutes=ctx.settings.refetch_minutes)
-    newest = ctx.store.query(
-        "SELECT symbol, max(as_of) AS newest FROM theory_features WHERE as_of <= ? AND as_of > ? GROUP BY symbol",
-        (ctx.as_of, ctx.as_of - FIRST_SPAN),
-    )
-    known = {row.symbol: row.newest.to_pydatetime() for row in newest.itertuples()}
     floor = ctx.as_of - FIRST_SPAN
-    since = min(known.get(symbol, floor) for symbol in ctx.symbols) + MINUTE
-    # The reading of a minute depends on candles up to that minute: a revision of the last `refetch` minutes reaches
-    # exactly the readings from there on.
-    since = max(min(since, ctx.as_of + MINUTE) - refetch, floor)
+    with ctx.store.reading() as reader:
+        known = reader.query(_NEWEST, (ctx.as_of, floor))
+        arrived = reader.query(_ARRIVED, (ctx.as_of, floor, ctx.as_of))["first"].iloc[0]
+    newest = dict(zip(known["symbol"], known["newest"], strict=True))
+    since = min(newest.get(symbol, pd.Timestamp(floor)) for symbol in ctx.symbols).to_pydatetime() + MINUTE
+    if not pd.isna(arrived) and not ctx.is_late:
+        # A reading depends on the candles up to its minute: one that came or changed since the last finished scan
+        # reaches exactly the readings from its own end on.
+        since = min(since, arrived.to_pydatetime() + MINUTE)
+    if since > ctx.as_of:
+        return StepResult(notes={"rows": 0})
     frame = readings(ctx.store, ctx.symbols, since, ctx.as_of + MINUTE, settings=ctx.settings)
     return _result(ctx, frame)
 
@@ -52,7 +58,8 @@ def readings(store: Store, symbols: tuple[str, ...], start: datetime, end: datet
             columns=("symbol", "open_time", "open", "high", "low", "close", "volume"),
         )
         win_rates = reader.query(
-            "SELECT as_of, scope, mean, lower, upper, n FROM win_rates WHERE source = ? AND as_of < ? ORDER BY as_of, scope",
+            "SELECT as_of, scope, alpha, beta, mean, lower, upper, n FROM win_rates "
+            "WHERE source = ? AND as_of < ? ORDER BY as_of, scope",
             (settings.source, end),
         )
     grids = [

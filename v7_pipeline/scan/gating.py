@@ -11,9 +11,9 @@ import pandas as pd
 
 from v7_pipeline.alerts.outbox import alerts_for_scan
 from v7_pipeline.gates.evaluate import gate_signals
-from v7_pipeline.scan.account import Account, read_account
+from v7_pipeline.scan.account import Account
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
-from v7_pipeline.scan.decide import gate_context, newest_readings, rotation, spent_today
+from v7_pipeline.scan.decide import gate_inputs, newest_readings, rotation
 from v7_pipeline.store.schema import TABLES
 from v7_pipeline.trades import fee_preset, size_signals
 
@@ -31,8 +31,8 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
     """gated_signals rows for those of `decisions` (llm_signals rows of this instant) that have none yet."""
     with ctx.store.reading() as reader:
         done = reader.query("SELECT signal_id FROM gated_signals WHERE as_of = ?", (ctx.as_of,))
-        account = read_account(ctx.settings, reader, ctx.as_of, ctx.source)
-        context = gate_context(ctx, reader, account, spent_today(reader, ctx.as_of), newest_readings(ctx, reader))
+        readings = {} if "gate_inputs" in ctx.memo else newest_readings(ctx, reader)
+        account, _, context = gate_inputs(ctx, reader, readings)
         failures = reader.query("SELECT failures FROM scans WHERE as_of = ?", (ctx.as_of,))
     notes = {"account": account.figures()}
     todo = decisions[~decisions["signal_id"].isin(done["signal_id"])].reset_index(drop=True)
@@ -54,7 +54,7 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
 
 
 def _with_delay(ctx: ScanContext, decisions: pd.DataFrame) -> pd.DataFrame:
-    """A live decision gated long after its instant (its run had died) counts as decided now: it is late, and refused."""
+    """A live decision gated long after its instant (its run had died) counts as decided now: late, and refused."""
     late = (decisions["source"] == "live") & (ctx.source != "live")
     if not late.any():
         return decisions

@@ -37,14 +37,36 @@ class ScanReport:
     as_of: datetime
     notes: dict[str, Any]
     written: dict[str, Any]
+    accepted: tuple[str, ...]
 
 
 def run_scan(ctx: ScanContext) -> ScanReport:
     """All steps at `ctx.as_of`; an exception ends the scan and is the caller's to see."""
     notes: dict[str, Any] = {}
     written: dict[str, Any] = {}
+    accepted: tuple[str, ...] = ()
     for name, step in STEPS:
         result = step(ctx)
+        if name == "gated_signals":
+            accepted = _accepted(ctx, result)
         notes[name] = result.notes
         written[name] = persist(ctx.store, result)
-    return ScanReport(ctx.as_of, notes, written)
+    return ScanReport(ctx.as_of, notes, written, accepted)
+
+
+def _accepted(ctx: ScanContext, result: StepResult) -> tuple[str, ...]:
+    """One line for each signal that this scan accepted: what, when, and why."""
+    if not result.writes:
+        return ()
+    gated = result.frame("gated_signals")
+    chosen = gated.loc[gated["accepted"].astype(bool), "signal_id"].tolist()
+    if not chosen:
+        return ()
+    why = ctx.store.query("SELECT signal_id, reasoning FROM llm_signals WHERE as_of = ?", (ctx.as_of,))
+    reasons = dict(zip(why["signal_id"], why["reasoning"], strict=True))
+    mark = "DEMO " if ctx.is_demo else ""
+    rows = gated[gated["signal_id"].isin(chosen)].to_dict("records")
+    return tuple(
+        f"{mark}{ctx.as_of:%m-%d %H:%M}Z {row['side']} {row['symbol']} ({row['tier']}): {reasons[row['signal_id']]}"
+        for row in rows
+    )

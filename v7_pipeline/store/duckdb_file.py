@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from v7_pipeline.store.errors import StoreError
 from v7_pipeline.store.process import literal, process
-from v7_pipeline.store.waiting import Deadline
+from v7_pipeline.store.waiting import Deadline, turn
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -69,6 +69,11 @@ class DuckDBFile:
             yield connection
 
     def _entered(self, stack: ExitStack, deadline: Deadline, *, read_only: bool) -> DuckDBPyConnection:
+        # Who waits keeps the turn, so that no stream of readers keeps a writer waiting for ever.
+        with turn(Path(f"{self.path}.turn"), deadline):
+            return self._waited_for(stack, deadline, read_only=read_only)
+
+    def _waited_for(self, stack: ExitStack, deadline: Deadline, *, read_only: bool) -> DuckDBPyConnection:
         import duckdb
 
         while True:

@@ -97,9 +97,12 @@ class Reader:
         parts = []
         for symbol in [None] if symbols is None else symbols:
             where, params = _slice(declared, None, before, None if symbol is None else [symbol])
-            order = ", ".join(f"{quoted(name)} DESC" for name in dict.fromkeys((by, *declared.key)))
-            sql = f"SELECT {_list(declared.column_names)} FROM {quoted(table)} t WHERE {where} ORDER BY {order} LIMIT ?"
-            parts.append(self.query(sql, [*params, n]).iloc[::-1])
+            newest = f"SELECT {quoted(by)} AS instant FROM {quoted(table)} t WHERE {where} ORDER BY 1 DESC LIMIT ?"
+            oldest = self.query(f"SELECT min(instant) AS oldest FROM ({newest})", [*params, n])["oldest"][0]
+            if not pd.isna(oldest):  # asking for the times first spares sorting whole rows of all history
+                rows = self.read(table, start=oldest, end=before, symbols=None if symbol is None else [symbol])
+                order = list(dict.fromkeys((by, *declared.key)))
+                parts.append(rows.sort_values(order, kind="stable").tail(n))
         if not parts:
             return self.read(table).iloc[:0]
         return pd.concat(parts, ignore_index=True)

@@ -6,7 +6,6 @@ Tables are not its business.
 
 from __future__ import annotations
 
-import fcntl
 import re
 import zlib
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from v7_pipeline.store.errors import StoreBusy, StoreError
 from v7_pipeline.store.process import literal, process
-from v7_pipeline.store.waiting import Deadline
+from v7_pipeline.store.waiting import Deadline, turn
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -64,6 +63,8 @@ class DuckLake:
             with self._writer_turn(deadline), self._cursor(create=create) as cursor:
                 yield cursor
         except duckdb.TransactionException as error:
+            if "conflict" not in str(error).lower():
+                raise
             raise StoreBusy(
                 f"{self.label} was changed by another program during this transaction, which was rolled back; "
                 f"do it again ({self._without_secret(str(error))})"
@@ -131,13 +132,7 @@ class SqliteLake(DuckLake):
     @contextmanager
     def _writer_turn(self, deadline: Deadline) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with Path(f"{self.path}.lock").open("w") as turn:  # the kernel gives the turn back when a process dies
-            while True:
-                try:
-                    fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    deadline.pause("another writer")
+        with turn(Path(f"{self.path}.turn"), deadline):
             yield
 
 

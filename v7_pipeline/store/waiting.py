@@ -5,14 +5,18 @@ Only patience belongs here; what is waited for is the caller's.
 
 from __future__ import annotations
 
+import fcntl
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from v7_pipeline.store.errors import StoreBusy
 
-__all__ = ["Deadline"]
+__all__ = ["Deadline", "turn"]
 
-_SHORTEST_S, _LONGEST_S = 0.002, 0.02
+_SHORTEST_S, _LONGEST_S = 0.001, 0.01
 
 
 class Deadline:
@@ -42,3 +46,16 @@ class Deadline:
             f"{self._label} was held by {holder} for more than {self._wait_s:g} s; wait for that work to end "
             "(a scan, a backfill, v7 up, or an open DuckDB shell), or raise V7_STORE_WAIT_S"
         )
+
+
+@contextmanager
+def turn(file: Path, deadline: Deadline) -> Iterator[None]:
+    """Hold `file` locked against other processes and threads; the kernel lets go when a holder dies."""
+    with file.open("a") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                deadline.pause("another process that waits for it or writes")
+        yield

@@ -11,8 +11,10 @@ the last bit wherever the array starts; the two filters at the end remember ever
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 __all__ = [
@@ -35,7 +37,11 @@ __all__ = [
     "window_sum",
 ]
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
+
 _F = "float64[::1]"
 _F2 = "float64[:, ::1]"
 _I = "int64[::1]"
@@ -43,8 +49,13 @@ _B = "uint8[::1]"
 _U = "uint32[::1]"
 
 
-@njit(f"void({_F}, {_F}, {_F}, {_I})", **_OPTIONS)
-def prepare(close, returns, path, run):
+def _compiled(signature: str) -> Any:
+    # One explicit signature each: nothing is specialised again by accident. Flat prices divide by zero: no raising.
+    return njit(signature, cache=True, nogil=True, error_model="numpy")
+
+
+@_compiled(f"void({_F}, {_F}, {_F}, {_I})")
+def prepare(close: Floats, returns: Floats, path: Floats, run: Integers) -> None:
     """Log returns (0 where missing), log price (last known), and how many returns in a row are known up to here."""
     last = 0.0
     for t in range(close.size):
@@ -60,8 +71,8 @@ def prepare(close, returns, path, run):
         path[t] = last
 
 
-@njit(f"void({_F}, int64, int64, int64, {_F})", **_OPTIONS)
-def window_sum(x, length, epoch, first, out):
+@_compiled(f"void({_F}, int64, int64, int64, {_F})")
+def window_sum(x: Floats, length: int, epoch: int, first: int, out: Floats) -> None:
     """Sums of the last `length` values: the end of one epoch-anchored block plus the beginning of the next."""
     n = x.size
     start = max(first - length + 1, 0)
@@ -93,8 +104,8 @@ def window_sum(x, length, epoch, first, out):
             phase = 0
 
 
-@njit(f"void({_F}, {_F}, {_B}, {_B})", **_OPTIONS)
-def symbolize(returns, scale, octile, word):
+@_compiled(f"void({_F}, {_F}, {_B}, {_B})")
+def symbolize(returns: Floats, scale: Floats, octile: Bytes, word: Bytes) -> None:
     """Each return's octile of N(0, 1) in units of the scale one bar earlier (8 where it is zero), and the ternary
     word of the last three returns (0 … 26). Thresholds act on |r|, so that a mirrored path has mirrored symbols."""
     older = 1
@@ -122,8 +133,8 @@ def symbolize(returns, scale, octile, word):
         old = digit
 
 
-@njit(f"void({_B}, int64, int64, int64, {_F})", **_OPTIONS)
-def entropy(symbols, alphabet, length, first, out):
+@_compiled(f"void({_B}, int64, int64, int64, {_F})")
+def entropy(symbols: Bytes, alphabet: int, length: int, first: int, out: Floats) -> None:
     """Miller–Madow entropy of the last `length` symbols ÷ log(alphabet), not clipped.
 
     The symbol `alphabet` lies on the edge of the two middle cells and is counted in the fuller one. Counts are
@@ -162,8 +173,8 @@ def entropy(symbols, alphabet, length, first, out):
         counts[symbols[t - length + 1]] -= 1
 
 
-@njit(f"void({_B}, {_U})", **_OPTIONS)
-def lz_words(bits, words):
+@_compiled(f"void({_B}, {_U})")
+def lz_words(bits: Bytes, words: Words) -> None:
     """words[i] holds bits i … i + 31, the first one highest; beyond the end there are zeros."""
     word = np.uint32(0)
     for i in range(bits.size - 1, -1, -1):
@@ -171,8 +182,8 @@ def lz_words(bits, words):
         words[i] = word
 
 
-@njit("int64(uint32)", **_OPTIONS)
-def _leading_zeros(x):
+@_compiled("int64(uint32)")
+def _leading_zeros(x: Any) -> int:
     count = 0
     step = 16
     while step > 0:
@@ -182,8 +193,8 @@ def _leading_zeros(x):
     return count
 
 
-@njit(f"int64({_U}, int64, int64)", **_OPTIONS)
-def _long_match(words, i, end):
+@_compiled(f"int64({_U}, int64, int64)")
+def _long_match(words: Words, i: int, end: int) -> int:
     """Longest match of the suffix at i with an earlier one, where 32 bits agree; at most end − i."""
     best = 0
     for j in range(i):
@@ -202,8 +213,8 @@ def _long_match(words, i, end):
     return best
 
 
-@njit(f"void({_U}, int64, int64, {_F})", **_OPTIONS)
-def lz_phrases(words, length, first, out):
+@_compiled(f"void({_U}, int64, int64, {_F})")
+def lz_phrases(words: Words, length: int, first: int, out: Floats) -> None:
     """Lempel–Ziv 1976 phrases of each window of bits; an unfinished last phrase counts.
 
     The longest earlier match of a suffix is the smallest XOR of its first 32 bits with any earlier 32: one
@@ -225,8 +236,8 @@ def lz_phrases(words, length, first, out):
         out[t - first] = count
 
 
-@njit(f"void({_F}, int64, int64, {_F}, {_F}, {_F})", **_OPTIONS)
-def block_statistics(returns, size, start, rs, valid, f2):
+@_compiled(f"void({_F}, int64, int64, {_F}, {_F}, {_F})")
+def block_statistics(returns: Floats, size: int, start: int, rs: Floats, valid: Floats, f2: Floats) -> None:
     """For each block of `size` returns ending at t ≥ start: R/S with population S (valid 0 where S is 0) and the
     mean squared residual of its profile about a line (first-order detrended fluctuation)."""
     middle = 0.5 * (size + 1)
@@ -266,8 +277,19 @@ def block_statistics(returns, size, start, rs, valid, f2):
             f2[t] = max(residual, 0.0) / size
 
 
-@njit(f"void({_F2}, {_F2}, {_F2}, {_I}, {_F}, int64, int64, int64, {_F}, {_F})", **_OPTIONS)
-def hurst(rs, valid, f2, sizes, expected, length, epoch, first, out_rs, out_dfa):
+@_compiled(f"void({_F2}, {_F2}, {_F2}, {_I}, {_F}, int64, int64, int64, {_F}, {_F})")
+def hurst(
+    rs: Floats,
+    valid: Floats,
+    f2: Floats,
+    sizes: Integers,
+    expected: Floats,
+    length: int,
+    epoch: int,
+    first: int,
+    out_rs: Floats,
+    out_dfa: Floats,
+) -> None:
     """Slopes on log size of log mean R/S, minus that of its expectation, plus ½; and of half log mean F²."""
     k = sizes.size
     rows = out_rs.size
@@ -295,8 +317,8 @@ def hurst(rs, valid, f2, sizes, expected, length, epoch, first, out_rs, out_dfa)
                 out_dfa[j] = np.nan
 
 
-@njit(f"void({_F}, int64, int64, int64, {_F})", **_OPTIONS)
-def madogram(returns, length, epoch, first, out):
+@_compiled(f"void({_F}, int64, int64, int64, {_F})")
+def madogram(returns: Floats, length: int, epoch: int, first: int, out: Floats) -> None:
     """2 − slope of log mean |p(i + k) − p(i)| on log k, k = 1, 2, 4, 8, 16, over length + 1 points; not clipped."""
     n = returns.size
     rows = out.size
@@ -320,8 +342,8 @@ def madogram(returns, length, epoch, first, out):
         lag *= 2
 
 
-@njit(f"void({_F}, int64, int64, {_F2})", **_OPTIONS)
-def tails(returns, length, first, out):
+@_compiled(f"void({_F}, int64, int64, {_F2})")
+def tails(returns: Floats, length: int, first: int, out: Floats) -> None:
     """VaR 95, VaR 99, CVaR 95, CVaR 99 by order statistics (rows 0 … 3), and the sum of the largest tenth of moves ÷
     the root of their summed squares (row 4; 0 where nothing moves).
 
@@ -369,8 +391,8 @@ def tails(returns, length, first, out):
         out[4, t - first] = (rises - falls) / math.sqrt(power) if power > 0.0 else 0.0
 
 
-@njit(f"void({_F}, int64, int64, int64, {_F})", **_OPTIONS)
-def drawdown(path, points, epoch, first, out):
+@_compiled(f"void({_F}, int64, int64, int64, {_F})")
+def drawdown(path: Floats, points: int, epoch: int, first: int, out: Floats) -> None:
     """Deepest fall from a running peak over the last `points` levels; joined from the two blocks the window meets."""
     n = path.size
     start = max(first - points + 1, 0)
@@ -418,8 +440,8 @@ def drawdown(path, points, epoch, first, out):
             phase = 0
 
 
-@njit("float64(float64)", **_OPTIONS)
-def _erfcx(y):
+@_compiled("float64(float64)")
+def _erfcx(y: float) -> float:
     """exp(y²) erfc(y) for y ≥ 0."""
     if y < 25.0:
         return math.exp(y * y) * math.erfc(y)
@@ -427,8 +449,8 @@ def _erfcx(y):
     return (1.0 - q * (1.0 - 3.0 * q * (1.0 - 5.0 * q))) / (y * math.sqrt(math.pi))
 
 
-@njit("float64(float64, float64, float64, float64)", **_OPTIONS)
-def _touch_upper(mu, up, down, horizon):
+@_compiled("float64(float64, float64, float64, float64)")
+def _touch_upper(mu: float, up: float, down: float, horizon: float) -> float:
     """P(a Brownian motion with drift mu and unit variance touches `up` before −`down`, within `horizon`)."""
     if horizon <= 0.0:
         return 0.0
@@ -460,16 +482,18 @@ def _touch_upper(mu, up, down, horizon):
     return min(max(total, 0.0), 1.0)
 
 
-@njit("UniTuple(float64, 3)(float64, float64, float64, float64)", **_OPTIONS)
-def first_passage(mu, up, down, horizon):
+@_compiled("UniTuple(float64, 3)(float64, float64, float64, float64)")
+def first_passage(mu: float, up: float, down: float, horizon: float) -> tuple[float, float, float]:
     """P(upper first), P(lower first), P(neither within the horizon)."""
     above = _touch_upper(mu, up, down, horizon)
     below = min(_touch_upper(-mu, down, up, horizon), 1.0 - above)
     return above, below, 1.0 - above - below
 
 
-@njit(f"void({_F}, {_F}, {_F}, float64, float64, float64, {_F2})", **_OPTIONS)
-def plan_probabilities(drift, scale, distance, reward, horizon, scale_floor, out):
+@_compiled(f"void({_F}, {_F}, {_F}, float64, float64, float64, {_F2})")
+def plan_probabilities(
+    drift: Floats, scale: Floats, distance: Floats, reward: float, horizon: float, scale_floor: float, out: Floats
+) -> None:
     """Rows 0 … 2: target, stop, neither of the plan that follows the drift; row 3: target of the opposite plan.
 
     `drift` and `scale` a minute, `distance` from entry to stop, all in log price."""
@@ -486,15 +510,15 @@ def plan_probabilities(drift, scale, distance, reward, horizon, scale_floor, out
         out[3, i] = out[0, i] if mu == 0.0 else _touch_upper(-mu, reward * stop, stop, horizon)
 
 
-@njit(f"void({_F}, {_F})", **_OPTIONS)
-def normal_cdf(x, out):
+@_compiled(f"void({_F}, {_F})")
+def normal_cdf(x: Floats, out: Floats) -> None:
     """Standard normal distribution function."""
     for i in range(x.size):
         out[i] = 0.5 * math.erfc(-x[i] * math.sqrt(0.5))
 
 
-@njit(f"float64(float64, {_F}, {_F})", **_OPTIONS)
-def _interpolate(x, knots, shares):
+@_compiled(f"float64(float64, {_F}, {_F})")
+def _interpolate(x: float, knots: Floats, shares: Floats) -> float:
     if x <= knots[0]:
         return shares[0]
     last = knots.size - 1
@@ -504,8 +528,8 @@ def _interpolate(x, knots, shares):
     return shares[i] + (shares[i + 1] - shares[i]) * ((x - knots[i]) / (knots[i + 1] - knots[i]))
 
 
-@njit(f"void({_F}, {_F}, {_F}, {_F2}, {_F2}, {_F})", **_OPTIONS)
-def table_percentile(x, quiet, levels, knots, shares, out):
+@_compiled(f"void({_F}, {_F}, {_F}, {_F2}, {_F2}, {_F})")
+def table_percentile(x: Floats, quiet: Floats, levels: Floats, knots: Floats, shares: Floats, out: Floats) -> None:
     """Place of each x under its null: interpolated between knots and between shares of quiet minutes."""
     top = levels.size - 1
     for i in range(x.size):
@@ -521,8 +545,8 @@ def table_percentile(x, quiet, levels, knots, shares, out):
         out[i] = value
 
 
-@njit(f"void({_F}, {_I}, float64, float64, {_F2})", **_OPTIONS)
-def hamilton_filter(z, run, mu, stay, out):
+@_compiled(f"void({_F}, {_I}, float64, float64, {_F2})")
+def hamilton_filter(z: Floats, run: Integers, mu: float, stay: float, out: Floats) -> None:
     """Filtered P(falling), P(driftless), P(rising) of unit-variance steps with drift −mu, 0, +mu.
 
     A missing z carries no information; run = 0 starts again from the stationary third each."""
@@ -547,8 +571,8 @@ def hamilton_filter(z, run, mu, stay, out):
         out[2, t] = bull
 
 
-@njit(f"void({_F}, {_I}, float64, float64, {_F2})", **_OPTIONS)
-def alpha_beta_filter(returns, run, alpha, beta, out):
+@_compiled(f"void({_F}, {_I}, float64, float64, {_F2})")
+def alpha_beta_filter(returns: Floats, run: Integers, alpha: float, beta: float, out: Floats) -> None:
     """Steady-state local linear trend: rows price − level, slope, innovation. run = 0 starts again at the price.
 
     Written in the gap between price and level, so that no price level enters."""

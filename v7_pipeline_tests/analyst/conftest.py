@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,14 @@ BUY = {
     "would_change_my_mind": "A close below 37000.",
 }  # fmt: skip
 SELL = BUY | {"signal": "SELL", "stop": 37420.85, "target": 36690.05}
-HOLD = BUY | {"signal": "HOLD", "entry": None, "stop": None, "target": None, "horizon_minutes": None, "key_theories": []}
+HOLD = BUY | {
+    "signal": "HOLD",
+    "entry": None,
+    "stop": None,
+    "target": None,
+    "horizon_minutes": None,
+    "key_theories": [],
+}
 
 
 def readings(direction: float = 0.0, **changes: float | None) -> dict[str, float | None]:
@@ -61,11 +69,18 @@ def question(symbol: str = "BTC-USD", direction: float = 0.0, **changes: Any) ->
     return Question(**(values | changes))
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "v7.duckdb"
+    open_store(f"duckdb:{path}").migrate("0.1.0", NOW)
+    return path
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = open_store(f"duckdb:{tmp_path / 'v7.duckdb'}")
-    store.migrate("0.1.0", NOW)
-    return store
+def store(tmp_path: Path, empty_store: Path) -> Store:
+    copy = tmp_path / "v7.duckdb"
+    shutil.copyfile(empty_store, copy)
+    return open_store(f"duckdb:{copy}")
 
 
 @pytest.fixture
@@ -77,7 +92,8 @@ def completion(content: str | None, *, finish: str = "stop", prompt: int = 900, 
     """A chat completion's body in DeepSeek's format."""
     return json.dumps(
         {
-            "id": "x", "object": "chat.completion", "created": 1, "model": "deepseek-flash", "system_fingerprint": "fp_1",
+            "id": "x", "object": "chat.completion", "created": 1, "model": "deepseek-flash",
+            "system_fingerprint": "fp_1",
             "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish}],
             "usage": {
                 "prompt_tokens": prompt, "completion_tokens": out, "total_tokens": prompt + out,

@@ -141,7 +141,9 @@ def test_after_the_retries_it_abstains_with_the_reason(
     assert len(server.requests) == len(rows(store)) == 3
 
 
-def test_a_reply_cut_by_max_tokens_is_neither_parsed_nor_asked_again(serve: Serve, ledger: Ledger, store: Store) -> None:
+def test_a_reply_cut_by_max_tokens_is_neither_parsed_nor_asked_again(
+    serve: Serve, ledger: Ledger, store: Store
+) -> None:
     server = serve((200, completion(json.dumps(BUY), finish="length", out=600)))
     (decision,) = analyst(ledger, server.url).decide([question()], now=NOW)
     assert (decision.status, decision.status_reason) == ("abstained", "TRUNCATED")
@@ -149,8 +151,12 @@ def test_a_reply_cut_by_max_tokens_is_neither_parsed_nor_asked_again(serve: Serv
     assert decision.cost_usd == pytest.approx(900 * 0.15e-6 + 600 * 0.60e-6)
 
 
-@pytest.mark.parametrize("bad", ["I would not BUY here", json.dumps(BUY | {"stop": 38_000.0}), json.dumps({"signal": "BUY"})])
-def test_a_faulty_reply_gets_one_repair_with_its_fault_named(serve: Serve, ledger: Ledger, store: Store, bad: str) -> None:
+@pytest.mark.parametrize(
+    "bad", ["I would not BUY here", json.dumps(BUY | {"stop": 38_000.0}), json.dumps({"signal": "BUY"})]
+)
+def test_a_faulty_reply_gets_one_repair_with_its_fault_named(
+    serve: Serve, ledger: Ledger, store: Store, bad: str
+) -> None:
     server = serve((200, completion(bad)), (200, completion(json.dumps(BUY))))
     (decision,) = analyst(ledger, server.url).decide([question()], now=NOW)
     assert decision.status == "answered"
@@ -228,6 +234,18 @@ def test_lesson_18_a_paid_answer_is_replayed_and_not_asked_again(serve: Serve, l
     assert len(server.requests) == len(rows(store)) == 1
 
 
+def test_a_paid_reply_that_cannot_be_used_is_asked_again(serve: Serve, ledger: Ledger, store: Store) -> None:
+    faulty, sound = (200, completion("BUY")), (200, completion(json.dumps(HOLD)))
+    client = analyst(ledger, serve(faulty, faulty, sound).url)
+    first, again = (client.decide([question()], now=NOW)[0] for _ in range(2))
+    assert (first.status, again.status) == ("abstained", "answered")
+    assert list(store.query("SELECT attempt FROM llm_calls WHERE symbol = 'BTC-USD' ORDER BY 1")["attempt"]) == [
+        1,
+        2,
+        3,
+    ]
+
+
 def test_a_new_instant_is_never_answered_from_an_old_one(serve: Serve, ledger: Ledger) -> None:
     server = serve((200, completion(json.dumps(BUY))))
     client = analyst(ledger, server.url)
@@ -238,7 +256,9 @@ def test_a_new_instant_is_never_answered_from_an_old_one(serve: Serve, ledger: L
 
 def test_what_the_budget_does_not_hold_is_skipped_unasked(serve: Serve, store: Store) -> None:
     server = serve((200, completion(json.dumps(BUY))))
-    worst = analyst(Ledger(store, daily_budget_usd=1, monthly_budget_usd=1, provenance=PROVENANCE), server.url).worst_case_usd
+    worst = analyst(
+        Ledger(store, daily_budget_usd=1, monthly_budget_usd=1, provenance=PROVENANCE), server.url
+    ).worst_case_usd
     assert 0.0005 < worst < 0.01
     ledger = Ledger(store, daily_budget_usd=1.2 * worst, monthly_budget_usd=1, provenance=PROVENANCE)
     decisions = analyst(ledger, server.url).decide([question(symbol) for symbol in SYMBOLS], now=NOW)
@@ -250,7 +270,9 @@ def test_what_the_budget_does_not_hold_is_skipped_unasked(serve: Serve, store: S
 
 def test_a_retry_that_the_budget_does_not_hold_is_not_made(serve: Serve, store: Store) -> None:
     server = serve(hang_up)  # each attempt stays charged at its worst case
-    worst = analyst(Ledger(store, daily_budget_usd=1, monthly_budget_usd=1, provenance=PROVENANCE), server.url).worst_case_usd
+    worst = analyst(
+        Ledger(store, daily_budget_usd=1, monthly_budget_usd=1, provenance=PROVENANCE), server.url
+    ).worst_case_usd
     ledger = Ledger(store, daily_budget_usd=1.2 * worst, monthly_budget_usd=1, provenance=PROVENANCE)
     (decision,) = analyst(ledger, server.url).decide([question()], now=NOW)
     assert (decision.status, decision.status_reason) == ("abstained", "CONNECTION")

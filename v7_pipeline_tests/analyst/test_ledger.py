@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from v7_pipeline.analyst.ledger import BudgetRefused, Call, Ledger, Received, Reservation
+from v7_pipeline.analyst.ledger import Answered, BudgetRefused, Call, Ledger, Received, Reservation
 from v7_pipeline.analyst.prices import Usage
 from v7_pipeline.store import Store
 from v7_pipeline_tests.analyst.conftest import AS_OF, NOW, PROVENANCE
@@ -53,6 +54,13 @@ def test_the_worst_case_blocks_at_the_budget_not_after_it(store: Store) -> None:
     assert ledger.budget_room(NOW, 0.21) == 0
     reserve(ledger, call(4, worst=0.2))
     assert ledger.spent(NOW).day_room == pytest.approx(0.0)
+
+
+def test_reserving_at_once_from_many_threads_keeps_the_budget(store: Store) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda n: ledger_of(store, day=1.2).reserve([call(n)], NOW)[0], range(6)))
+    assert sum(isinstance(result, Reservation) for result in results) == 3
+    assert ledger_of(store).spent(NOW).day_usd == pytest.approx(1.2)
 
 
 def test_lesson_05_day_and_month_are_utc_calendar_periods(store: Store) -> None:
@@ -116,7 +124,10 @@ def test_an_answer_is_found_again_and_a_call_without_one_is_not(store: Store) ->
     one, two, _ = reserve(ledger, call(1), call(2), call(3))
     ledger.write([one.settled(RECEIVED, 0.1, NOW), two.unknown("TIMEOUT", NOW)])
     found = ledger_of(store).answered([f"deepseek-{n}" for n in (1, 2, 3, 4)])
-    assert found == {"deepseek-1": (RECEIVED.text, "stop")}
+    assert RECEIVED.text and found == {"deepseek-1": Answered("deepseek-1", RECEIVED.text, "stop")}
+    reused, asked = ledger.reserve([call(1), call(2)], NOW, reuse=True)
+    assert reused == found["deepseek-1"]
+    assert isinstance(asked, Reservation) and asked.row["attempt"] == 2
 
 
 def test_lesson_04_naive_instants_are_refused(store: Store) -> None:

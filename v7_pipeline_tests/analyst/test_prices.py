@@ -18,7 +18,12 @@ PEAK = datetime(2026, 11, 20, 7, 0, tzinfo=UTC)  # a Friday
 
 @pytest.mark.parametrize(
     ("prompt", "completion", "instant", "usd"),
-    [(450, 125, OFF_PEAK, 0.000143), (450, 125, PEAK, 0.000285), (900, 200, OFF_PEAK, 0.000255), (900, 200, PEAK, 0.00051)],
+    [
+        (450, 125, OFF_PEAK, 0.000143),
+        (450, 125, PEAK, 0.000285),
+        (900, 200, OFF_PEAK, 0.000255),
+        (900, 200, PEAK, 0.00051),
+    ],
 )
 def test_reference_costs_of_one_decision(prompt: int, completion: int, instant: datetime, usd: float) -> None:
     cost = TABLE.cost("deepseek-flash", Usage(prompt, 0, completion), instant)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from v7_pipeline.analyst.base import AGGRESSIVE, CONSERVATIVE, Answer
+from v7_pipeline.analyst.base import AGGRESSIVE, CONSERVATIVE, Answer, Mode
 from v7_pipeline.analyst.prompt import build_prompt, largest_prompt, price_text, prompt_version
 from v7_pipeline.analyst.reply import parse_reply
 from v7_pipeline.store.schema import THEORY_NAMES
@@ -20,13 +20,13 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("mode", [CONSERVATIVE, AGGRESSIVE])
-def test_the_prompt_is_the_golden_one(mode: object) -> None:
-    """A changed prompt is a decision: set V7_TESTS_GOLDEN=write to write the files anew, and look at the difference."""
+def test_the_prompt_is_the_golden_one(mode: Mode) -> None:
+    """A changed prompt is a decision: set WRITE_GOLDEN=1 to write the files anew, and look at the difference."""
     asked = question(direction=0.5, aggressive=mode is AGGRESSIVE, change_24h=None)
     prompt = build_prompt(asked)
     text = "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in prompt.messages) + f"\n\n[version]\n{prompt.version}\n"
-    path = GOLDEN / f"{mode.name}.txt"  # type: ignore[attr-defined]
-    if os.environ.get("V7_TESTS_GOLDEN") == "write":
+    path = GOLDEN / f"{mode.name}.txt"
+    if os.environ.get("WRITE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
@@ -38,7 +38,9 @@ def _document(**changes: object) -> dict:
 
 def test_the_system_part_depends_on_the_mode_alone() -> None:
     first = build_prompt(question()).messages[0]
-    other = build_prompt(question("SOL-USD", 1.0, as_of=AS_OF + timedelta(days=1), market_price=99.5, demo=True)).messages[0]
+    other = build_prompt(
+        question("SOL-USD", 1.0, as_of=AS_OF + timedelta(days=1), market_price=99.5, demo=True)
+    ).messages[0]
     assert first == other
     assert first["role"] == "system" and "json" in first["content"]
     assert build_prompt(question(aggressive=True)).messages[0] != first
@@ -111,7 +113,11 @@ def test_text_from_outside_stays_inside_bounded_strings() -> None:
 
 
 def test_the_version_follows_the_template_and_not_the_question() -> None:
-    assert build_prompt(question()).version == build_prompt(question("SOL-USD", aggressive=True)).version == prompt_version()
+    assert (
+        build_prompt(question()).version
+        == build_prompt(question("SOL-USD", aggressive=True)).version
+        == prompt_version()
+    )
 
 
 def test_the_longest_prompt_is_at_least_a_usual_one() -> None:

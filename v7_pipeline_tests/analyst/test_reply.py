@@ -152,7 +152,9 @@ def test_recorded_error_bodies_are_no_completions() -> None:
         assert read_completion(body if isinstance(body, str) else json.dumps(body), 1.0) is None
 
 
-@pytest.mark.parametrize("body", ["", "\n\n\n", "{}", "[]", '{"choices": []}', '{"choices": [{"message": null}]}', "[" * 10**5])
+@pytest.mark.parametrize(
+    "body", ["", "\n\n\n", "{}", "[]", '{"choices": []}', '{"choices": [{"message": null}]}', "[" * 10**5]
+)
 def test_a_body_that_is_no_completion_is_none(body: str) -> None:
     assert read_completion(body, 1.0) is None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
 
-from v7_pipeline.gates import day_bounds, ftmo_day, rule_names, rules
+from v7_pipeline.gates import day_bounds, ftmo_day, rule_names, rules, rulesets
 from v7_pipeline_tests.gates.builders import MINUTE, ONE_STEP, at, book, closed, flat, position, prices, state
 
 MON = at("2026-11-16T10:00Z")  # Prague is an hour ahead of UTC in winter
@@ -165,5 +166,13 @@ def test_rule_sets_are_dated_sourced_data() -> None:
         assert rules(name).commission_rate == 0.000325
     with pytest.raises(KeyError, match="ftmo-1step"):
         rules("topstep")
-    with pytest.raises(KeyError, match="not in force"):
-        rules("ftmo-1step", on=date(2020, 1, 1))
+
+
+def test_the_version_in_force_is_taken_and_before_the_first_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    older, newer = rules("ftmo-1step"), replace(rules("ftmo-1step"), effective=date(2026, 3, 1), daily_loss=0.04)
+    monkeypatch.setattr(rulesets, "_load", lambda: (newer, older))
+    found = [
+        rules("ftmo-1step", on=day).daily_loss for day in (date(2023, 12, 11), date(2026, 2, 28), date(2026, 3, 1))
+    ]
+    assert found == [0.03, 0.03, 0.04]
+    assert rules("ftmo-1step").daily_loss == 0.04

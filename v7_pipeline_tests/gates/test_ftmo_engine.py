@@ -79,6 +79,24 @@ def test_a_gap_through_the_stop_counts_what_it_really_cost() -> None:
     assert (account.breached, account.breached_at) == ("daily", MON + MINUTE)
 
 
+def test_a_target_shields_from_nothing_that_came_before_it() -> None:
+    won = position(MON, quantity=100, entry=100.0, exit_time=MON, exit_price=103.0, stop=98.0)
+    account = state(book(won), MON + MINUTE, prices((MON, 103, 98.5, 103)))
+    assert account.balance == 100_300 and account.worst_equity_today == 99_850
+
+
+def test_an_exit_whose_minute_is_not_over_is_not_known_yet() -> None:
+    held = book(position(MON, quantity=10, entry=100.0, exit_time=MON + MINUTE, exit_price=90.0))
+    candles = flat(100.0, MON, MON + MINUTE)
+    assert state(held, MON + MINUTE, candles).balance == 100_000
+    assert state(held, MON + 2 * MINUTE, candles).balance == 99_900
+
+
+@pytest.mark.parametrize(("loss", "breached"), [(-5_000.0, None), (-5_000.01, "daily")])
+def test_the_daily_limit_itself_is_no_breach(loss: float, breached: str | None) -> None:
+    assert state(book(closed(loss, MON)), MON + MINUTE).breached == breached
+
+
 def test_a_position_of_an_earlier_minute_is_not_stopped_early() -> None:
     held = position(MON, quantity=100, entry=100.0, exit_time=MON + 2 * MINUTE, exit_price=99.0, stop=98.0)
     account = state(book(held), MON + MINUTE, prices((MON, 100, 97, 100)))

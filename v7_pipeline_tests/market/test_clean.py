@@ -77,8 +77,13 @@ def test_an_earlier_state_of_a_candle_gives_way_to_its_later_one() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [(100.5, 101.0, 99.0, 100.5, 1.0), (100.0, 103.0, 99.0, 100.5, 1.0), (100.0, 101.0, 99.0, 100.25, 2.0)],
-    ids=["another open", "a wider range with less volume", "the same volume and another close"],
+    [
+        (100.5, 101.0, 99.0, 100.5, 1.0),
+        (100.0, 103.0, 99.0, 100.5, 1.0),
+        (100.0, 101.0, 98.0, 100.5, 1.0),
+        (100.0, 101.0, 99.0, 100.25, 2.0),
+    ],
+    ids=["another open", "a higher high, less volume", "a lower low, less volume", "the same volume, another close"],
 )
 def test_two_candles_of_one_minute_that_do_not_contain_one_another_are_refused(other: tuple[float, ...]) -> None:
     rows = five()

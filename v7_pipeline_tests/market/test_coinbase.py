@@ -175,11 +175,15 @@ def test_lesson_14_a_product_tells_its_increments(server: Server, client: Client
 
 
 @pytest.mark.parametrize(
-    ("api", "body"), [("exchange", {"iso": "…", "epoch": 1702260000.25}), ("advanced", {"epochSeconds": "1702260000"})]
+    ("api", "body"),
+    [
+        ("exchange", {"iso": "…", "epoch": 1702260000.25}),
+        ("advanced", {"epochSeconds": "1702260000", "epochMillis": "1702260000250"}),
+    ],
 )
 def test_the_servers_time_comes_from_its_time_endpoint(server: Server, client: Clients, api: str, body: Any) -> None:
     server.script(Reply(body=body))
-    assert abs(client(api).server_time() - T0) <= timedelta(seconds=0.25)
+    assert client(api).server_time() == T0 + timedelta(seconds=0.25)
 
 
 def test_the_servers_time_comes_from_the_date_header_where_there_is_no_endpoint(

@@ -100,7 +100,7 @@ def drills() -> Iterator[Drills]:
 
 @pytest.fixture(scope="session")
 def new_database() -> Iterator[Callable[[], str]]:
-    """Makes a fresh PostgreSQL database and returns its connection string; the server is ours and ends with the tests."""
+    """Makes a fresh PostgreSQL database and returns its connection string; the server ends with the tests."""
     binaries = _postgres_binaries()
     as_user = _unprivileged()
     home = Path(tempfile.mkdtemp(prefix="v7pg", dir="/tmp"))  # a socket's path must be short

@@ -16,24 +16,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb  # noqa: F401 (so that no worker imports anything)
-import numpy as np
 import pandas as pd
 import pyarrow.compute  # noqa: F401
 
 from v7_pipeline.store import Store, StoreBusy, conform, open_store
-from v7_pipeline.store.schema import table
+from v7_pipeline.store.process import process
 from v7_pipeline_tests.store.rows import DAY, FIXED, NEXT_DAY
 
-MINUTES = 480
-
-
-def features(version: int) -> pd.DataFrame:
-    """A slice of one symbol's features in which every number is `version`."""
-    declared = table("theory_features")
-    numbers = [column.name for column in declared.columns if column.type == "DOUBLE"]
-    frame = pd.DataFrame(np.full((MINUTES, len(numbers)), float(version)), columns=numbers)
-    times = pd.date_range(DAY, periods=MINUTES, freq="min", unit="us")
-    return conform("theory_features", frame.assign(symbol="BTC-USD", as_of=times, **FIXED))
+MINUTES = 1440
 
 
 def candles(day: datetime, minutes: int, close: float) -> pd.DataFrame:
@@ -44,8 +34,18 @@ def candles(day: datetime, minutes: int, close: float) -> pd.DataFrame:
 
 
 def replace_slice(store: Store, version: int) -> None:
+    """A whole day of candles in which every number is `version`."""
     with store.transaction() as tx:
-        tx.replace_slice("theory_features", features(version), start=DAY, end=NEXT_DAY, symbols=["BTC-USD"])
+        frame = candles(DAY, MINUTES, float(version))
+        tx.replace_slice("candles", frame, start=DAY, end=NEXT_DAY, symbols=["BTC-USD"])
+
+
+def _warm(store: Store, place: dict[str, Any]) -> None:
+    """Start DuckDB, and open a lake's catalog, before the clock runs."""
+    with process().cursor():
+        pass
+    if not place["url"].startswith("duckdb:"):
+        store.schema_version()
 
 
 class Worker:
@@ -64,7 +64,7 @@ class Worker:
         try:
             work(lambda what: os.write(writing, (json.dumps(what) + "\n").encode()) and None)
             os._exit(0)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 (the exit code tells)
             traceback.print_exc()
             os._exit(1)
 
@@ -83,7 +83,7 @@ def kill(place: dict[str, Any], version: int, after_s: float | None) -> dict[str
 
     def work(tell: Callable[[Any], None]) -> None:
         store = open_store(**place)
-        store.schema_version()  # extensions and catalogs are opened before the clock runs
+        _warm(store, place)
         tell("begins")
         began = time.perf_counter()
         replace_slice(store, version)

@@ -47,8 +47,8 @@ CHECKS: tuple[Check, ...] = (
         "ohlc_consistent",
         "candles",
         "low ≤ open, close ≤ high; prices positive; nothing after the instant, in the hour before it.",
-        "SELECT count(*) FILTER (NOT (low <= least(open, close) AND high >= greatest(open, close) AND low > 0 AND volume >= 0)) "
-        "AS bad FROM candles WHERE open_time >= ?::TIMESTAMPTZ - INTERVAL 1 HOUR",
+        "SELECT count(*) FILTER (NOT (low <= least(open, close) AND high >= greatest(open, close) AND low > 0 "
+        "AND volume >= 0)) AS bad FROM candles WHERE open_time >= ?::TIMESTAMPTZ - INTERVAL 1 HOUR",
     ),
     Check(
         "votes_and_scores_in_range",
@@ -67,8 +67,8 @@ CHECKS: tuple[Check, ...] = (
         "every_answer_has_its_call",
         "llm_signals",
         "Each answer that names a call has that call settled in the ledger.",
-        "SELECT count(*) AS bad FROM llm_signals l WHERE l.as_of = ? AND l.status = 'answered' AND l.call_id IS NOT NULL "
-        "AND NOT EXISTS (SELECT 1 FROM llm_calls c WHERE c.call_id = l.call_id AND c.status = 'settled')",
+        "SELECT count(*) AS bad FROM llm_signals l WHERE l.as_of = ? AND l.status = 'answered' "
+        "AND l.call_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM llm_calls c WHERE c.call_id = l.call_id AND c.status = 'settled')",
     ),
     Check(
         "every_decision_was_gated",
@@ -80,15 +80,15 @@ CHECKS: tuple[Check, ...] = (
         "accepted_passed_every_gate",
         "gated_signals",
         "No accepted signal has a failed gate that is not switched off, a missing quantity, or is a HOLD.",
-        "SELECT count(*) AS bad FROM gated_signals WHERE as_of = ? AND accepted AND (reason_codes <> '' OR quantity IS NULL "
-        "OR side NOT IN ('BUY', 'SELL'))",
+        "SELECT count(*) AS bad FROM gated_signals WHERE as_of = ? AND accepted AND (reason_codes <> '' "
+        "OR quantity IS NULL OR side NOT IN ('BUY', 'SELL'))",
     ),
     Check(
         "closed_outcomes_are_net",
         "outcomes",
         "Every closed outcome has an exit, a net return and ten theory rows.",
-        "SELECT count(*) AS bad FROM outcomes o WHERE o.as_of > ?::TIMESTAMPTZ - INTERVAL 1 DAY AND o.outcome <> 'open' AND "
-        "(o.net_return IS NULL OR o.exit_time IS NULL OR "
+        "SELECT count(*) AS bad FROM outcomes o WHERE o.as_of > ?::TIMESTAMPTZ - INTERVAL 1 DAY "
+        "AND o.outcome <> 'open' AND (o.net_return IS NULL OR o.exit_time IS NULL OR "
         "(SELECT count(*) FROM theory_performance p WHERE p.signal_id = o.signal_id) <> 10)",
     ),
 )

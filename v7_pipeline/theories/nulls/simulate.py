@@ -69,4 +69,5 @@ def simulate(*, seed: int = SEED, chunks: int = CHUNKS, chunk: int = CHUNK) -> d
 
 
 if __name__ == "__main__":
-    np.savez_compressed(Path(__file__).with_name(FILE), **simulate())
+    arrays: dict[str, Any] = simulate()
+    np.savez_compressed(Path(__file__).with_name(FILE), **arrays)
