@@ -49,7 +49,13 @@ def settings_page() -> str:
     rows = []
     for field, info in Settings.model_fields.items():
         default = info.default
-        shown = "–" if default is None or default == () else ",".join(default) if isinstance(default, tuple) else str(default)
+        shown = (
+            "–"
+            if default is None or default == ()
+            else ",".join(default)
+            if isinstance(default, tuple)
+            else str(default)
+        )
         rows.append(f"| `{env_name(field)}` | {shown} | {info.description} |")
     return (
         "# Settings\n\nFrom the environment or a `.env` file; `v7 settings` shows each with its value and where it came from.\n\n"

@@ -188,8 +188,7 @@ def _baselines(ends: pd.DataFrame, settings: Settings) -> tuple[Figure, ...]:
 
 def _equity(reader: Reader, settings: Settings, instants: Sequence[datetime]) -> pd.DataFrame:
     """The account as the gates saw it, at some of the scans, evenly chosen, the last among them."""
-    step = -(-len(instants) // EQUITY_POINTS)
-    chosen = instants[::-1][::step][::-1]
+    chosen = _spread(instants, EQUITY_POINTS)
     states = [read_account(settings, reader, as_of, SOURCE).state for as_of in chosen]
     return pd.DataFrame(
         {
@@ -199,6 +198,11 @@ def _equity(reader: Reader, settings: Settings, instants: Sequence[datetime]) ->
             "open_positions": [state.open_positions for state in states],
         }
     )
+
+
+def _spread(rows: Any, most: int) -> Any:
+    """At most `most` of a list's or frame's rows, evenly chosen from the last one backwards, in their order."""
+    return rows[::-1][:: max(1, -(-len(rows) // most))][::-1]
 
 
 # --- in words -------------------------------------------------------------------------------
@@ -263,7 +267,7 @@ def markdown(told: Report) -> str:
             ("as of", "balance USD", "equity USD", "open"),
             (
                 (f"{row.as_of:%m-%d %H:%M}Z", f"{row.balance_usd:,.2f}", f"{row.equity_usd:,.2f}", row.open_positions)
-                for row in told.equity.iloc[:: -(-len(told.equity) // 24)].itertuples()
+                for row in _spread(told.equity, 24).itertuples()
             ),
         ),
         "",

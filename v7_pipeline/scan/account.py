@@ -15,15 +15,15 @@ import pandas as pd
 from v7_pipeline.gates.ftmo import AccountState, account_state
 from v7_pipeline.gates.rulesets import RuleSet, rules
 from v7_pipeline.settings import Settings
-from v7_pipeline.trades import pending_risk_usd, positions
+from v7_pipeline.trades import follow, pending_risk_usd, positions
 
 __all__ = ["Account", "read_account", "rule_set"]
 
 MINUTE = timedelta(minutes=1)
 
 _PAPER = """
-SELECT o.*, s.stop_price, g.risk_usd
-FROM outcomes o JOIN llm_signals s USING (signal_id) JOIN gated_signals g USING (signal_id)
+SELECT o.*, s.stop_price, s.target_price, s.entry_price AS planned_entry, s.horizon_minutes
+FROM outcomes o JOIN llm_signals s USING (signal_id)
 WHERE o.kind = 'paper' AND o.source = ? AND o.as_of <= ? ORDER BY o.as_of, o.symbol
 """
 _ACCEPTED = """
@@ -58,7 +58,7 @@ class Account:
 
 def read_account(settings: Settings, reader: Any, as_of: datetime, source: str) -> Account:
     """The account of `source` at `as_of`: exits that came later are not known yet, nor are later signals."""
-    outcomes = _as_known(reader.query(_PAPER, (source, as_of)), as_of)
+    outcomes = _as_known(settings, reader, reader.query(_PAPER, (source, as_of)), as_of)
     accepted = reader.query(_ACCEPTED, (source, as_of))
     book = positions(outcomes, outcomes, slippage=settings.slippage)
     state = account_state(
@@ -85,15 +85,34 @@ def rule_set(settings: Settings, as_of: datetime) -> RuleSet:
     return rules(settings.ftmo_rules, on=as_of.date())
 
 
-def _as_known(outcomes: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
-    """Outcomes as they stood at `as_of`: an entry or exit whose minute was not over yet is missing."""
-    known = outcomes.copy()
-    early = known["entry_time"].notna() & (known["entry_time"] + MINUTE > as_of)
-    known.loc[early, "entry_time"] = pd.NaT
-    running = known["exit_time"].notna() & (known["exit_time"] + MINUTE > as_of)
-    known.loc[running, "exit_time"] = pd.NaT
-    known.loc[running, "exit_price"] = float("nan")
-    return known
+def _as_known(settings: Settings, reader: Any, outcomes: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
+    """Outcomes as they stood at `as_of`: closed ones as stored, the others followed up to now.
+
+    The stored rows of open trades are one scan old; a stop that was hit since must count as hit, or the candle's full
+    low would be taken for the account's.
+    """
+    closed = outcomes["exit_time"].notna() & (outcomes["exit_time"] + MINUTE <= as_of)
+    still_open = outcomes[~closed]
+    if still_open.empty:
+        return outcomes
+    candles = reader.read(
+        "candles",
+        start=still_open["as_of"].min().to_pydatetime(),
+        end=as_of,
+        symbols=tuple(still_open["symbol"].unique()),
+        columns=("symbol", "open_time", "open", "high", "low", "close"),
+    )
+    plans = still_open.assign(entry_price=still_open["planned_entry"])
+    followed = follow(
+        plans,
+        candles,
+        as_of=as_of,
+        fee_preset=settings.fees,
+        slippage=settings.slippage,
+        breakeven_band_r=settings.breakeven_band_r,
+    )
+    followed = followed.assign(stop_price=still_open["stop_price"].to_numpy())
+    return pd.concat([outcomes[closed], followed], ignore_index=True)
 
 
 def _candles(reader: Any, book: pd.DataFrame, as_of: datetime) -> pd.DataFrame:

@@ -31,7 +31,7 @@ _MOST_DECIMALS = 8
 _SPENT = """
 SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)) FILTER (reserved_at >= ?), 0) AS day,
        coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) AS month
-FROM llm_calls WHERE reserved_at >= ? AND reserved_at < ?
+FROM llm_calls WHERE reserved_at >= ? AND reserved_at < ? AND as_of <> ?
 """
 _PRICES = """
 SELECT symbol, open_time, open, high, low, close FROM candles WHERE open_time < ? AND open_time >= ?
@@ -126,9 +126,9 @@ def _gate_context(
 
 
 def spent_today(reader: Any, as_of: datetime) -> dict[str, float]:
-    """USD that the ledger holds against the day and the month of `as_of`; what is not settled counts at its reserve."""
+    """USD of earlier scans that the ledger holds against the day and month of `as_of`, unsettled at their reserve."""
     midnight = as_of.replace(hour=0, minute=0)
-    row = reader.query(_SPENT, (midnight, midnight.replace(day=1), midnight + _DAY)).iloc[0]
+    row = reader.query(_SPENT, (midnight, midnight.replace(day=1), midnight + _DAY, as_of)).iloc[0]
     return {"day": float(row["day"]), "month": float(row["month"])}
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from v7_pipeline.store.errors import StoreError
 from v7_pipeline.store.process import literal, process
+from v7_pipeline.store.torn_writes import dead_writers, mend, read_all_metadata, writers_mark
 from v7_pipeline.store.waiting import Deadline, turn
 
 if TYPE_CHECKING:
@@ -64,14 +65,39 @@ class DuckDBFile:
         if create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            connection = self._entered(stack, deadline, read_only=not write)
+            # Who waits keeps the turn, so that no stream of readers keeps a writer waiting for ever.
+            with turn(Path(f"{self.path}.turn"), deadline):
+                connection = self._entered(stack, deadline, read_only=not write)
             connection.execute("SET TimeZone='UTC'")
             yield connection
 
     def _entered(self, stack: ExitStack, deadline: Deadline, *, read_only: bool) -> DuckDBPyConnection:
-        # Who waits keeps the turn, so that no stream of readers keeps a writer waiting for ever.
-        with turn(Path(f"{self.path}.turn"), deadline):
+        import duckdb
+
+        try:
+            self._recover(deadline)
+            if not read_only:
+                stack.enter_context(writers_mark(self.path))
             return self._waited_for(stack, deadline, read_only=read_only)
+        except (duckdb.IOException, OSError) as error:
+            raise StoreError(f"{self.label} cannot be opened: {str(error).strip().splitlines()[0]}") from None
+
+    def _recover(self, deadline: Deadline) -> None:
+        """Where a writer died, read what it may have torn, and mend it."""
+        import duckdb
+
+        marks = dead_writers(self.path)
+        while marks:
+            try:
+                with ExitStack() as stack:
+                    read_all_metadata(self._waited_for(stack, deadline, read_only=True))
+            except duckdb.IOException as error:
+                if not mend(self.path, error):
+                    raise
+            else:
+                for mark in marks:
+                    mark.unlink(missing_ok=True)
+                return
 
     def _waited_for(self, stack: ExitStack, deadline: Deadline, *, read_only: bool) -> DuckDBPyConnection:
         import duckdb
@@ -81,7 +107,7 @@ class DuckDBFile:
                 return stack.enter_context(self._connect(read_only))
             except duckdb.IOException as error:
                 if "Could not set lock" not in str(error):
-                    raise StoreError(f"{self.label} cannot be opened: {_first_line(error)}") from None
+                    raise
                 found = _HOLDER.search(str(error))
                 deadline.pause(f"process {found['pid']} ({found['program']})" if found else "another process")
             except (duckdb.ConnectionException, duckdb.BinderException) as error:
@@ -102,7 +128,3 @@ def _closed_after(connect: Connect) -> Connect:
             yield connection
 
     return closed_after
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

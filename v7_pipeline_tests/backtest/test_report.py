@@ -94,6 +94,7 @@ def test_the_page_says_where_everything_comes_from(told: Report) -> None:
     ):
         assert said in page
     assert "nan" not in page
+    assert page.rstrip().splitlines()[-1].startswith("| 03-03 12:14Z | 99,")  # the last scan is never left out
     real = markdown(changed(told, venues=("coinbase-exchange",)))
     assert "coinbase-exchange (real)" in real and "DEMO" not in real
 

@@ -19,7 +19,15 @@ PROVENANCE = {"source": "demo", "run_id": "test", "code_version": "0"}
 
 def _candles(*instants: datetime) -> pd.DataFrame:
     rows = [
-        {"symbol": "BTC-USD", "open_time": pd.Timestamp(at), "open": 10.0, "high": 12.0, "low": 9.0, "close": 11.0, "volume": 1.0}
+        {
+            "symbol": "BTC-USD",
+            "open_time": pd.Timestamp(at),
+            "open": 10.0,
+            "high": 12.0,
+            "low": 9.0,
+            "close": 11.0,
+            "volume": 1.0,
+        }
         for at in instants
     ]
     fetched = pd.Timestamp("2026-03-05", tz="UTC")

@@ -24,12 +24,14 @@ def defs(make_settings: Callable[..., Any]) -> dg.Definitions:
 
 def _evaluate(defs: dg.Definitions, instance: dg.DagsterInstance) -> Any:
     schedule = defs.resolve_schedule_def(SCHEDULE)
-    context = dg.build_schedule_context(instance=instance, scheduled_execution_time=TICK)
+    context = dg.build_schedule_context(
+        instance=instance, scheduled_execution_time=TICK, repository_def=defs.get_repository_def()
+    )
     return schedule.evaluate_tick(context)
 
 
 def test_the_tick_is_the_instant_of_the_scan(defs: dg.Definitions) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
         (request,) = _evaluate(defs, instance).run_requests
     assert request.tags[AS_OF_TAG] == "2026-03-03T12:02:00Z"
     assert request.partition_key == "2026-03-03"
@@ -43,7 +45,7 @@ def test_every_two_minutes_in_utc_and_on_from_the_start(defs: dg.Definitions) ->
 
 
 def test_lesson_32_a_tick_is_skipped_while_a_scan_is_in_flight(defs: dg.Definitions) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
         run = instance.create_run_for_job(defs.resolve_job_def(SCAN_JOB), status=dg.DagsterRunStatus.STARTED)
         data = _evaluate(defs, instance)
     assert not data.run_requests
@@ -51,7 +53,7 @@ def test_lesson_32_a_tick_is_skipped_while_a_scan_is_in_flight(defs: dg.Definiti
 
 
 def test_an_orphan_blocks_no_longer_than_the_bound(defs: dg.Definitions) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
         run = instance.create_run_for_job(defs.resolve_job_def(SCAN_JOB), status=dg.DagsterRunStatus.STARTED)
         now = datetime.now(UTC)
         busy = in_flight(instance, bound_s=420, now=now)
@@ -61,7 +63,7 @@ def test_an_orphan_blocks_no_longer_than_the_bound(defs: dg.Definitions) -> None
 
 
 def test_a_finished_scan_does_not_block(defs: dg.Definitions) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
         instance.create_run_for_job(defs.resolve_job_def(SCAN_JOB), status=dg.DagsterRunStatus.SUCCESS)
         assert in_flight(instance, bound_s=420, now=datetime.now(UTC)) is None
 
@@ -78,7 +80,7 @@ def test_lesson_04_an_instant_without_a_zone_is_refused(text: str) -> None:
 
 
 def test_todays_partition_without_an_instant_gets_one_that_its_re_execution_sees() -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
 
         @dg.op
         def nothing() -> None: ...
@@ -103,7 +105,7 @@ def test_todays_partition_without_an_instant_gets_one_that_its_re_execution_sees
 
 
 def test_a_past_day_is_not_decided_afterwards() -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
 
         @dg.op
         def nothing() -> None: ...

@@ -54,7 +54,9 @@ def _wait_for(what: object, seconds: float = 10.0) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path):  # type: ignore[no-untyped-def]
-    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path)], cwd=Path(__file__).parents[2])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path)], cwd=Path(__file__).parents[2]
+    )
     _wait_for(lambda: _pids(tmp_path, "grandchild"))
     yield parent, tmp_path
     for pid in (parent.pid, *_pids(tmp_path, "child"), *_pids(tmp_path, "grandchild")):
@@ -88,7 +90,11 @@ def test_a_fallen_child_is_started_again(tree: tuple[subprocess.Popen[bytes], Pa
 def test_a_child_that_cannot_start_is_told_with_its_last_words(tmp_path: Path) -> None:
     supervisor = Supervisor(on_event=lambda text: None, grace_s=1)
     child = Child(
-        "broken", [sys.executable, "-c", "raise SystemExit('no such port')"], dict(os.environ), tmp_path / "broken.log", ready=lambda: False
+        "broken",
+        [sys.executable, "-c", "raise SystemExit('no such port')"],
+        dict(os.environ),
+        tmp_path / "broken.log",
+        ready=lambda: False,
     )
     with pytest.raises(SupervisorError, match=r"broken ended with code 1(.|\n)*no such port"):
         supervisor.start(child)

@@ -6,11 +6,14 @@ import random
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from v7_pipeline.store import Store, StoreBusy, open_store
+from v7_pipeline.store import Store, StoreBusy, StoreError, open_store
+from v7_pipeline.store.torn_writes import dead_writers
 from v7_pipeline_tests.store.conftest import Drills
 from v7_pipeline_tests.store.drills import MINUTES, candles, replace_slice
 from v7_pipeline_tests.store.rows import DAY, NEXT_DAY, make_rows
@@ -131,3 +134,58 @@ def test_kill_in_the_middle_of_a_replace_leaves_the_old_or_the_new_slice_whole(
     assert points * 0.1 < kept < points * 0.98  # kills fell both before and after the commit
     replace_slice(store, -1)  # and the store still works
     print(f"{points} kills over {took * 1000:.0f} ms, {kept} times the old slice")
+
+
+def torn_file(store: Store, path: Path) -> None:
+    """Leave at `path` what a writer leaves that dies while a checkpoint rewrites a block in use."""
+    import duckdb
+
+    with duckdb.connect(str(path)) as connection:
+        blocks = connection.execute("SELECT block_id, free_blocks, total_blocks FROM pragma_metadata_info()").fetchall()
+    before = path.read_bytes()
+    with store.transaction() as tx:
+        tx.upsert("candles", make_rows("candles", 50, salt=1))
+    after = path.read_bytes()
+    for block, free, total in blocks:
+        place = 3 * 4096 + block * 262144
+        old, new = before[place : place + 262144], after[place : place + 262144]
+        if free < total and old != new:
+            differing = [i for i in range(64) if old[i * 4096 : (i + 1) * 4096] != new[i * 4096 : (i + 1) * 4096]]
+            cut = place + differing[len(differing) // 2] * 4096
+            path.write_bytes(before[:place] + after[place:cut] + before[cut:])
+            return
+    raise AssertionError("DuckDB no longer rewrites blocks in use: torn_writes.py may go")
+
+
+def test_a_block_torn_by_a_killed_writer_is_mended(file_store: Store, tmp_path: Path) -> None:
+    _write(file_store, 50)
+    rows = file_store.read("candles")
+    path = tmp_path / "only.duckdb"
+    torn_file(file_store, path)
+    (tmp_path / "only.duckdb.writing-0").touch()
+    pd.testing.assert_frame_equal(open_store(f"duckdb:{path}").read("candles"), rows)
+    assert not list(tmp_path.glob("*.writing-*"))
+    _write(file_store, 60)
+    assert len(file_store.read("candles")) == 60
+
+
+def test_a_wrong_checksum_that_no_killed_writer_explains_is_left_alone(file_store: Store, tmp_path: Path) -> None:
+    _write(file_store, 50)
+    path = tmp_path / "only.duckdb"
+    torn_file(file_store, path)
+    damaged = path.read_bytes()
+    with pytest.raises(StoreError, match=r"cannot be opened: .*computed checksum"):
+        open_store(f"duckdb:{path}").read("candles")
+    assert path.read_bytes() == damaged
+
+
+def test_a_living_writers_mark_is_no_sign_of_death(file_store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "only.duckdb"
+    with file_store.transaction():
+        assert len(list(tmp_path.glob("*.writing-*"))) == 1 and dead_writers(path) == []
+    assert not list(tmp_path.glob("*.writing-*"))
+
+
+def _write(store: Store, n: int) -> None:
+    with store.transaction() as tx:
+        tx.upsert("candles", make_rows("candles", n))

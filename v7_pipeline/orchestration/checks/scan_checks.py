@@ -68,7 +68,8 @@ CHECKS: tuple[Check, ...] = (
         "llm_signals",
         "Each answer that names a call has that call settled in the ledger.",
         "SELECT count(*) AS bad FROM llm_signals l WHERE l.as_of = ? AND l.status = 'answered' "
-        "AND l.call_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM llm_calls c WHERE c.call_id = l.call_id AND c.status = 'settled')",
+        "AND l.call_id IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM llm_calls c WHERE c.call_id = l.call_id AND c.status = 'settled')",
     ),
     Check(
         "every_decision_was_gated",
