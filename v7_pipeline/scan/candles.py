@@ -73,11 +73,11 @@ def missing_days(ctx: ScanContext, start: datetime, end: datetime) -> dict[str, 
 
 def _newest_known(ctx: ScanContext) -> dict[str, datetime]:
     """Newest stored open_time before `as_of`, by symbol: a scan of the past must not see what came after it."""
-    rows = ctx.store.query(
+    rows = ctx.store.rows(
         "SELECT symbol, max(open_time) AS newest FROM candles WHERE open_time < ? AND open_time >= ? GROUP BY symbol",
         (ctx.as_of, ctx.as_of - 2 * HISTORY),
     )
-    return {row.symbol: row.newest.to_pydatetime() for row in rows.itertuples()}
+    return {row["symbol"]: row["newest"] for row in rows}
 
 
 def _result(ctx: ScanContext, answers: Mapping[str, Any]) -> StepResult:
@@ -112,21 +112,17 @@ def _span(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _scan_row(ctx: ScanContext, failures: Mapping[str, str]) -> Write:
     """The scan's own row, written once when it begins; finishing fills the rest."""
-    row = pd.DataFrame(
-        [
-            {
-                "as_of": ctx.as_of,
-                "started_at": ctx.clock(),
-                "finished_at": None,
-                "symbols": ",".join(ctx.symbols),
-                "status": "started",
-                "failures": json.dumps(dict(failures), sort_keys=True),
-                "candles_written": None,
-                "signals": None,
-                "accepted": None,
-                "closed": None,
-                "cost_usd": None,
-            }
-        ]
-    )
-    return Write("scans", ctx.marked("scans", row), "new")
+    row = {
+        "as_of": ctx.as_of,
+        "started_at": ctx.clock(),
+        "finished_at": None,
+        "symbols": ",".join(ctx.symbols),
+        "status": "started",
+        "failures": json.dumps(dict(failures), sort_keys=True),
+        "candles_written": None,
+        "signals": None,
+        "accepted": None,
+        "closed": None,
+        "cost_usd": None,
+    }
+    return Write("scans", ctx.marked_rows("scans", [row]), "new")

@@ -5,17 +5,21 @@ No step's own logic belongs here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from v7_pipeline import __version__
 from v7_pipeline.analyst.base import Analyst
 from v7_pipeline.settings import Settings
-from v7_pipeline.store import Store, conform
+from v7_pipeline.store import Store, arrow_rows, conform
+from v7_pipeline.store.frames import from_arrow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["LATE_AFTER", "ScanContext", "ScanError", "StepResult", "Write", "minute", "persist"]
 
@@ -83,13 +87,20 @@ class ScanContext:
         """`frame` with this scan's provenance, in the table's column order and types."""
         return conform(table, frame.assign(**self.provenance))
 
+    def marked_rows(self, table: str, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> pa.Table:
+        """A few rows with this scan's provenance, checked and ready to be written."""
+        if isinstance(rows, pd.DataFrame):
+            columns = [rows[name].tolist() for name in rows.columns]
+            rows = [dict(zip(rows.columns, values, strict=True)) for values in zip(*columns, strict=True)]
+        return arrow_rows(table, [{**row, **self.provenance} for row in rows])
+
 
 @dataclass(frozen=True)
 class Write:
     """One frame for one table. `upsert` replaces by key, `new` leaves existing keys as they are."""
 
     table: str
-    frame: pd.DataFrame
+    frame: pd.DataFrame | pa.Table
     how: Literal["upsert", "new"]
 
 
@@ -104,7 +115,7 @@ class StepResult:
         """The frame meant for `table`; KeyError where the step has none."""
         for write in self.writes:
             if write.table == table:
-                return write.frame
+                return write.frame if isinstance(write.frame, pd.DataFrame) else from_arrow(write.frame)
         raise KeyError(table)
 
 

@@ -6,7 +6,7 @@ A symbol that has its decision keeps it: decisions are facts. What the analyst d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,6 +28,7 @@ STRATEGY = "v7"
 _DAY = timedelta(days=1)
 _MINUTE = timedelta(minutes=1)
 _MOST_DECIMALS = 8
+_EXISTING = "SELECT symbol, features_as_of FROM llm_signals WHERE as_of = ? AND strategy = ? ORDER BY symbol"
 _SPENT = """
 SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)) FILTER (reserved_at >= ?), 0) AS day,
        coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) AS month
@@ -46,15 +47,16 @@ _READING_COLUMNS = tuple(column.name for column in theory_columns())
 def decide(ctx: ScanContext) -> StepResult:
     """One llm_signals row for each symbol that has none yet at this instant."""
     with ctx.store.reading() as reader:
-        existing = reader.query("SELECT * FROM llm_signals WHERE as_of = ? AND strategy = ?", (ctx.as_of, STRATEGY))
-        todo = [symbol for symbol in ctx.symbols if symbol not in set(existing["symbol"])]
+        existing = reader.rows(_EXISTING, (ctx.as_of, STRATEGY))
+        kept = [row["symbol"] for row in existing]
+        todo = [symbol for symbol in ctx.symbols if symbol not in kept]
         readings = newest_readings(ctx, reader)
         markets = _markets(ctx, reader)
         if todo:
             account, spent, context = gate_inputs(ctx, reader, readings)
     differences = _differences(existing, readings)
     if not todo:
-        notes = {"kept": list(existing["symbol"]), "differences": differences, "cost_usd": 0.0, "spent_today_usd": 0.0}
+        notes = {"kept": kept, "differences": differences, "cost_usd": 0.0, "spent_today_usd": 0.0}
         return StepResult(notes=notes)
     cheap = before_call(
         todo,
@@ -76,12 +78,12 @@ def decide(ctx: ScanContext) -> StepResult:
     ]
     cost = sum(decision.cost_usd for decision in decisions.values())
     notes = {
-        "kept": list(existing["symbol"]),
+        "kept": kept,
         "differences": differences,
         "cost_usd": cost,
         "spent_today_usd": spent["day"] + cost,
     }
-    return StepResult((Write("llm_signals", ctx.marked("llm_signals", pd.DataFrame(rows)), "new"),), notes)
+    return StepResult((Write("llm_signals", ctx.marked_rows("llm_signals", rows), "new"),), notes)
 
 
 def rotation(as_of: datetime) -> int:
@@ -128,8 +130,8 @@ def _gate_context(
 def spent_today(reader: Any, as_of: datetime) -> dict[str, float]:
     """USD of earlier scans that the ledger holds against the day and month of `as_of`, unsettled at their reserve."""
     midnight = as_of.replace(hour=0, minute=0)
-    row = reader.query(_SPENT, (midnight, midnight.replace(day=1), midnight + _DAY, as_of)).iloc[0]
-    return {"day": float(row["day"]), "month": float(row["month"])}
+    row: dict[str, float] = reader.rows(_SPENT, (midnight, midnight.replace(day=1), midnight + _DAY, as_of))[0]
+    return row
 
 
 def quote_increment(prices: pd.DataFrame) -> float:
@@ -148,14 +150,14 @@ def _id(ctx: ScanContext, symbol: str) -> str:
 def newest_readings(ctx: ScanContext, reader: Any) -> dict[str, dict[str, Any]]:
     """Each symbol's newest reading at or before `as_of`, not older than four hours."""
     floor = ctx.as_of - timedelta(hours=4)
-    known = reader.query(
+    known = reader.rows(
         "SELECT symbol, max(as_of) AS newest FROM theory_features WHERE as_of <= ? AND as_of > ? GROUP BY symbol",
         (ctx.as_of, floor),
     )
-    newest = dict(zip(known["symbol"], known["newest"], strict=True))
+    newest = {row["symbol"]: row["newest"] for row in known}
     if not newest:
         return {}
-    rows = reader.read("theory_features", start=min(newest.values()).to_pydatetime(), end=ctx.as_of + _MINUTE)
+    rows = reader.read("theory_features", start=min(newest.values()), end=ctx.as_of + _MINUTE)
     columns = {name: rows[name].tolist() for name in rows.columns}
     readings: dict[str, dict[str, Any]] = {}
     for place, (symbol, as_of) in enumerate(zip(columns["symbol"], columns["as_of"], strict=True)):
@@ -167,8 +169,8 @@ def newest_readings(ctx: ScanContext, reader: Any) -> dict[str, dict[str, Any]]:
 def _markets(ctx: ScanContext, reader: Any) -> dict[str, dict[str, Any]]:
     """Newest known close, the change over 24 h (missing where that minute is not known) and the price step."""
     rows = reader.query(_PRICES, (ctx.as_of, ctx.as_of - timedelta(hours=4)))
-    before = reader.query(_CLOSES, (ctx.as_of - _DAY, ctx.as_of - _DAY - timedelta(minutes=15)))
-    yesterday = dict(zip(before["symbol"], before["close"], strict=True))
+    before = reader.rows(_CLOSES, (ctx.as_of - _DAY, ctx.as_of - _DAY - timedelta(minutes=15)))
+    yesterday = {row["symbol"]: row["close"] for row in before}
     markets: dict[str, dict[str, Any]] = {}
     for symbol, candles in rows.groupby("symbol"):
         close = float(candles["close"].iloc[-1])
@@ -242,12 +244,12 @@ def _row(
     }
 
 
-def _differences(existing: pd.DataFrame, readings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _differences(existing: Sequence[Mapping[str, Any]], readings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What a repeated scan would have read differently: a newer reading has arrived since the decision."""
     told = []
-    for row in existing.to_dict("records"):
+    for row in existing:
         reading = readings.get(row["symbol"])
-        if reading is not None and not pd.isna(row["features_as_of"]) and reading["as_of"] != row["features_as_of"]:
+        if reading is not None and row["features_as_of"] is not None and reading["as_of"] != row["features_as_of"]:
             told.append(
                 f"{row['symbol']}: decided on {row['features_as_of']}, a reading of {reading['as_of']} came since"
             )

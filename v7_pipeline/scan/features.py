@@ -32,14 +32,13 @@ def new_readings(ctx: ScanContext) -> StepResult:
     """Readings since the newest stored one, and again of those whose candles may have been revised."""
     floor = ctx.as_of - FIRST_SPAN
     with ctx.store.reading() as reader:
-        known = reader.query(_NEWEST, (ctx.as_of, floor))
-        arrived = reader.query(_ARRIVED, (ctx.as_of, floor, ctx.as_of))["first"].iloc[0]
-    newest = dict(zip(known["symbol"], known["newest"], strict=True))
-    since = min(newest.get(symbol, pd.Timestamp(floor)) for symbol in ctx.symbols).to_pydatetime() + MINUTE
-    if not pd.isna(arrived) and not ctx.is_late:
+        newest = {row["symbol"]: row["newest"] for row in reader.rows(_NEWEST, (ctx.as_of, floor))}
+        arrived = None if ctx.is_late else reader.rows(_ARRIVED, (ctx.as_of, floor, ctx.as_of))[0]["first"]
+    since = min(newest.get(symbol, floor) for symbol in ctx.symbols) + MINUTE
+    if arrived is not None:
         # A reading depends on the candles up to its minute: one that came or changed since the last finished scan
         # reaches exactly the readings from its own end on.
-        since = min(since, arrived.to_pydatetime() + MINUTE)
+        since = min(since, arrived + MINUTE)
     if since > ctx.as_of:
         return StepResult(notes={"rows": 0})
     frame = readings(ctx.store, ctx.symbols, since, ctx.as_of + MINUTE, settings=ctx.settings)

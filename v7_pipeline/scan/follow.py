@@ -59,7 +59,7 @@ def follow_signals(ctx: ScanContext) -> StepResult:
         closed = outcomes[outcomes["outcome"] != "open"].merge(
             signals[["signal_id", "tier", "gates_off", "features_as_of"]], on="signal_id"
         )
-        writes = [Write("outcomes", ctx.marked("outcomes", outcomes), "upsert")]
+        writes = [Write("outcomes", ctx.marked_rows("outcomes", outcomes), "upsert")]
         if len(closed):
             writes += _learnt(ctx, reader, closed)
     return StepResult(tuple(writes), {"followed": len(outcomes), "closed_rows": closed})
@@ -76,13 +76,14 @@ def _learnt(ctx: ScanContext, reader: Any, closed: pd.DataFrame) -> list[Write]:
         everything, as_of=ctx.as_of, prior_alpha=ctx.settings.prior_alpha, prior_beta=ctx.settings.prior_beta
     )
     performance = theory_performance(closed, _readings_of(reader, closed))
-    alerts = alerts_for_scan(NO_SIGNALS, closed, {}, as_of=ctx.as_of, demo=ctx.is_demo)
     writes = [
-        Write("win_rates", ctx.marked("win_rates", rates), "upsert"),
-        Write("theory_performance", ctx.marked("theory_performance", performance), "upsert"),
+        Write("win_rates", ctx.marked_rows("win_rates", rates), "upsert"),
+        Write("theory_performance", ctx.marked_rows("theory_performance", performance), "upsert"),
     ]
     if not ctx.is_late:
-        writes.append(Write("alerts", ctx.marked("alerts", alerts), "new"))
+        alerts = alerts_for_scan(NO_SIGNALS, closed, {}, as_of=ctx.as_of, demo=ctx.is_demo)
+        if len(alerts):
+            writes.append(Write("alerts", ctx.marked_rows("alerts", alerts), "new"))
     return writes
 
 

@@ -19,6 +19,7 @@ from v7_pipeline.trades import fee_preset, size_signals
 
 __all__ = ["gate", "gate_stored"]
 
+_DONE = "SELECT signal_id FROM gated_signals WHERE as_of = ?"
 NO_CLOSED = pd.DataFrame(columns=list(TABLES["outcomes"].column_names))
 
 
@@ -30,26 +31,27 @@ def gate_stored(ctx: ScanContext) -> StepResult:
 def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
     """gated_signals rows for those of `decisions` (llm_signals rows of this instant) that have none yet."""
     with ctx.store.reading() as reader:
-        done = reader.query("SELECT signal_id FROM gated_signals WHERE as_of = ?", (ctx.as_of,))
+        done = [row["signal_id"] for row in reader.rows(_DONE, (ctx.as_of,))]
         readings = {} if "gate_inputs" in ctx.memo else newest_readings(ctx, reader)
         account, _, context = gate_inputs(ctx, reader, readings)
-        failures = reader.query("SELECT failures FROM scans WHERE as_of = ?", (ctx.as_of,))
+        failures = reader.rows("SELECT failures FROM scans WHERE as_of = ?", (ctx.as_of,))
     notes = {"account": account.figures()}
-    todo = decisions[~decisions["signal_id"].isin(done["signal_id"])].reset_index(drop=True)
+    todo = decisions[~decisions["signal_id"].isin(done)].reset_index(drop=True)
     if todo.empty:
         return StepResult(notes=notes)
     todo = _with_delay(ctx, todo)
     gated = gate_signals(
         todo, as_of=ctx.as_of, context=context, sized=_sized(ctx, todo, account), rotation=rotation(ctx.as_of)
     )
-    joined = todo.drop(columns=["source", "run_id", "code_version"]).merge(
-        gated.drop(columns=["as_of", "symbol", "strategy", "side"]), on="signal_id"
-    )
-    failed = json.loads(failures["failures"].iloc[0]) if len(failures) else {}
-    alerts = alerts_for_scan(joined, NO_CLOSED, failed, as_of=ctx.as_of, demo=ctx.is_demo)
-    writes = [Write("gated_signals", ctx.marked("gated_signals", gated), "new")]
+    writes = [Write("gated_signals", ctx.marked_rows("gated_signals", gated), "new")]
     if not ctx.is_late:
-        writes.append(Write("alerts", ctx.marked("alerts", alerts), "new"))
+        failed = json.loads(failures[0]["failures"]) if failures else {}
+        joined = todo.drop(columns=["source", "run_id", "code_version"]).merge(
+            gated.drop(columns=["as_of", "symbol", "strategy", "side"]), on="signal_id"
+        )
+        alerts = alerts_for_scan(joined, NO_CLOSED, failed, as_of=ctx.as_of, demo=ctx.is_demo)
+        if len(alerts):
+            writes.append(Write("alerts", ctx.marked_rows("alerts", alerts), "new"))
     return StepResult(tuple(writes), notes)
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -65,6 +65,18 @@ class Reader:
         """
         return from_arrow(self._execute(sql, params).to_arrow_table())
 
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """A small result as plain rows (instants as aware UTC datetimes, missing as None): no frame is made."""
+        result = self._execute(sql, params)
+        names = [column[0] for column in result.description or ()]
+        return [
+            {
+                name: value.astimezone(UTC) if isinstance(value, datetime) else value
+                for name, value in zip(names, row, strict=True)
+            }
+            for row in result.fetchall()
+        ]
+
     def read(
         self,
         table: str,
@@ -118,15 +130,15 @@ class Transaction(Reader):
         """Run one statement that returns no rows."""
         self._execute(sql, params)
 
-    def upsert(self, table: str, frame: pd.DataFrame) -> Counts:
+    def upsert(self, table: str, frame: pd.DataFrame | pa.Table) -> Counts:
         """Add new rows and replace those whose values changed, by key.
 
         Rows that differ only in provenance (for candles also in fetched_at) are left as they are.
         """
         declared = schema.table(table)
-        return self._upsert(declared, to_arrow(declared, frame))
+        return self._upsert(declared, _offered(declared, frame))
 
-    def insert_new(self, table: str, frame: pd.DataFrame, *, ignore: Sequence[str] = ()) -> Counts:
+    def insert_new(self, table: str, frame: pd.DataFrame | pa.Table, *, ignore: Sequence[str] = ()) -> Counts:
         """Add rows whose key is new and leave the others as they are: facts are written once.
 
         `kept` counts the others; `differing` are those keys among them whose values differ in a column that is neither
@@ -135,11 +147,12 @@ class Transaction(Reader):
         declared = schema.table(table)
         for name in ignore:
             declared.column(name)
-        offered = to_arrow(declared, frame)
+        offered = _offered(declared, frame)
         found, differs = self._compare(declared, offered, ignore)
         self._insert(declared, offered.filter(~found))
-        keys = frame.loc[found & differs, list(declared.key)].itertuples(index=False, name=None)
-        return Counts(inserted=int((~found).sum()), kept=int(found.sum()), differing=tuple(keys))
+        changed = offered.select(list(declared.key)).filter(found & differs).to_pylist()
+        keys = tuple(tuple(row.values()) for row in changed)
+        return Counts(inserted=int((~found).sum()), kept=int(found.sum()), differing=keys)
 
     def replace_slice(
         self,
@@ -231,6 +244,15 @@ class Transaction(Reader):
             yield
         finally:
             self._connection.unregister("incoming")
+
+
+def _offered(table: Table, frame: pd.DataFrame | pa.Table) -> pa.Table:
+    """What is to be written as Arrow: a frame is checked here, a table of `arrow_rows` was when it was made."""
+    if isinstance(frame, pd.DataFrame):
+        return to_arrow(table, frame)
+    if tuple(frame.column_names) != table.column_names:
+        raise SchemaError(f"the rows for table {table.name} were made for another one; make them with arrow_rows")
+    return frame
 
 
 def _list(names: Sequence[str]) -> str:
@@ -387,6 +409,11 @@ class Store:
             self._activated(Transaction(connection)) as tx,
         ):
             yield tx
+
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """`Reader.rows` in a block of its own."""
+        with self.reading() as reader:
+            return reader.rows(sql, params)
 
     def query(self, sql: str, params: Sequence[Any] = ()) -> pd.DataFrame:
         """`Reader.query` in a block of its own."""

@@ -31,8 +31,13 @@ def build_theory_attribution(partitions: dg.DailyPartitionsDefinition) -> dg.Ass
 
 
 def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
-    rows = result.notes["newest"]
-    rows = rows[rows["scope"] == "all"] if len(rows) else rows
+    if any(write.table == "theory_attribution" for write in result.writes):
+        rows = result.frame("theory_attribution")
+        rows = rows[rows["scope"] == "all"]
+    else:
+        rows = ctx.store.query(
+            "SELECT * FROM theory_attribution WHERE as_of = ? AND scope = 'all'", (result.notes["as_of"],)
+        )
     table = markdown_table(
         ("theory", "verdict", "votes", "effective n", "right", "95 % interval", "IC", "Shapley", "q"),
         (
