@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from v7_pipeline import __version__
-from v7_pipeline.settings import Settings, SettingsError, load_settings
+from v7_pipeline.settings import Settings, SettingsError, env_name, load_settings, origin_of, without_secrets
 
 __all__ = ["app", "main"]
 
@@ -51,6 +51,7 @@ def up(
     from v7_pipeline.orchestration.up import up as run_up
 
     settings = _settings(demo)
+    _check_rules(settings)
     console = out()
     # Demo decides like live with a key: through the wire format, answered by the sandbox.
     shown = sandbox_settings(settings, "") if settings.mode == "demo" else settings
@@ -83,11 +84,13 @@ def scan(
     """One scan, recorded as a Dagster run. Done twice it changes nothing."""
     from v7_pipeline.console import banner, out, scan_blocks
 
+    settings = _settings(demo, symbols=symbols)
+    instant = _instant(as_of) if as_of else _now_minute()
+    if instant > _now_minute():
+        raise UsageProblemError(f"--as-of {as_of} lies in the future; give an instant that has passed")
+    _not_before_first(instant.date(), f"--as-of {as_of}", settings)
     console = out()
-    with _Session(_settings(demo, symbols=symbols)) as session:
-        instant = _instant(as_of) if as_of else _now_minute()
-        if instant > _now_minute():
-            raise UsageProblemError(f"--as-of {as_of} lies in the future; give an instant that has passed")
+    with _Session(settings) as session:
         console.print(banner(session.settings))
         session.scan(instant)
         console.print(scan_blocks(session.store, session.settings, instant))
@@ -148,16 +151,9 @@ def backfill(
     """Candles and readings of whole days, in one Dagster run, with a progress bar."""
     from v7_pipeline.console import RichTeller, out
 
-    start, end = _day(first, "--from"), _day(last, "--to")
     settings = _settings(demo, symbols=symbols)
-    if end < start:
-        raise UsageProblemError(f"--to {last} lies before --from {first}; swap them")
-    if start < settings.first_day:
-        raise UsageProblemError(
-            f"--from {first} lies before the first partition {settings.first_day}; set V7_FIRST_DAY to an earlier day"
-        )
-    if end > datetime.now(UTC).date():
-        raise UsageProblemError(f"--to {last} lies in the future; give a day up to today")
+    start, end = _days(first, last)
+    _not_before_first(start, f"--from {first}", settings)
     console = out()
     teller = RichTeller(console)
     with _Session(settings) as session:
@@ -166,6 +162,49 @@ def backfill(
         finally:
             teller.finish()
     console.print(f"{counts['candles']} candles and {counts['readings']} readings stored for {start} … {end}")
+
+
+@app.command(
+    epilog="Examples: `v7 backtest --from 2023-12-11 --to 2023-12-11` · "
+    "`v7 backtest --from 2023-12-11 --to 2023-12-11 --hours 2 --symbols BTC-USD --fresh`"
+)
+def backtest(
+    first: Annotated[str, typer.Option("--from", help="First UTC day, such as 2023-12-01.")],
+    last: Annotated[str, typer.Option("--to", help="Last UTC day, included.")],
+    symbols: Symbols = None,
+    hours: Annotated[int | None, typer.Option(min=1, help="h; only the first hours of the span.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what an earlier one of the same span left.")] = False,
+    demo: Demo = None,
+) -> None:
+    """The scans of whole days again, over stored candles, by the rules; the report is printed and kept as markdown."""
+    from rich.markdown import Markdown
+
+    from v7_pipeline.backtest import backtest_id, markdown, replay, report
+    from v7_pipeline.console import RichTeller, out
+    from v7_pipeline.store import open_store
+
+    settings = _settings(demo, symbols=symbols)
+    _check_rules(settings)
+    start, end = _span(*_days(first, last), hours)
+    run_id = backtest_id(settings, start=start, end=end)
+    place = settings.data_dir / "backtest" / f"{run_id}.duckdb"
+    if fresh:
+        place.unlink(missing_ok=True)
+        place.with_name(f"{place.name}.wal").unlink(missing_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    target = open_store(f"duckdb:{place}", wait_s=settings.store_wait_s)
+    console = out()
+    teller = RichTeller(console)
+    try:
+        result = replay(_store(settings), target, settings, start=start, end=end, on_progress=teller.progress)
+    finally:
+        teller.finish()
+    page = place.with_suffix(".md")
+    page.write_text(markdown(report(target, settings)), encoding="utf-8")
+    console.print(Markdown(page.read_text(encoding="utf-8")))
+    if result.kept:
+        teller.line(f"{result.kept} of {result.scans} scans were already there; --fresh replays them all")
+    teller.line(f"report  {page}\nstore   {place}")
 
 
 @app.command(epilog="Examples: `v7 signals` · `v7 signals --symbol BTC-USD --limit 5 --accepted`")
@@ -179,6 +218,8 @@ def signals(
     from v7_pipeline.console import out, signals_table
 
     settings = _settings(demo)
+    if symbol is not None:
+        (symbol,) = _settings(demo, symbols=symbol).symbols[:1]
     out().print(
         signals_table(
             _store(settings), symbol=symbol, limit=limit, accepted_only=accepted, demo=settings.mode == "demo"
@@ -201,7 +242,7 @@ def why(
         raise UsageProblemError(str(error.args[0])) from None
 
 
-@app.command()
+@app.command(epilog="Examples: `v7 stats` · `v7 stats --demo`")
 def stats(demo: Demo = None) -> None:
     """Decisions, outcomes, win rates and cost so far; every rate with its n and interval."""
     from v7_pipeline.console import out, statistics_block
@@ -210,50 +251,47 @@ def stats(demo: Demo = None) -> None:
     out().print(statistics_block(_store(settings), settings))
 
 
-@app.command()
+@app.command(epilog="Examples: `v7 doctor` · `v7 doctor --demo`")
 def doctor(demo: Demo = None) -> None:
     """One line for each thing that must be well, with the fix where it is not. Exit 1 where something fails."""
     from v7_pipeline.console import out
     from v7_pipeline.orchestration.doctor import examine
 
-    settings = _settings(demo)
-    if settings.mode == "demo":
-        from v7_pipeline.orchestration.up import sandbox_settings
-
-        settings = sandbox_settings(settings, f"http://{settings.host}:{settings.sandbox_port}")
     console = out()
     failed = 0
-    for finding in examine(settings):
+    for finding in examine(_settings(demo), given=() if demo is None else ("mode",)):
         mark = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "fail": "[red]FAIL[/]"}[finding.state]
         failed += finding.state == "fail"
         fix = f" → {finding.fix}" if finding.fix else ""
         console.print(f"{mark} {finding.subject:<24} ", end="")
-        console.print(f"{finding.detail}{fix}", markup=False)
+        console.print(f"{finding.detail}{fix}", markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 
 
-@app.command(name="settings")
+@app.command(name="settings", epilog="Examples: `v7 settings` · `V7_FEES=coinbase-taker v7 settings`")
 def show_settings(demo: Demo = None) -> None:
     """Every setting: its name, value (secrets masked), where it comes from and what it means."""
     from rich.table import Table
+    from rich.text import Text
 
     from v7_pipeline.console import out
-    from v7_pipeline.settings import env_name, origin_of
+    from v7_pipeline.orchestration.doctor import shown
 
     settings = _settings(demo)
+    given = {} if demo is None else {"mode": settings.mode}
     table = Table(expand=False)
     for name in ("setting", "value", "from", "meaning"):
         table.add_column(name, overflow="fold")
     for field, info in type(settings).model_fields.items():
-        table.add_row(env_name(field), str(getattr(settings, field)), origin_of(field), info.description)
+        table.add_row(env_name(field), Text(shown(settings, field)), origin_of(field, given), info.description)
     out().print(table)
 
 
 @app.command(epilog="Examples: `v7 sandbox` · `v7 sandbox --replay BTC-USD_1m.parquet --replay ETH-USD_1m.parquet`")
 def sandbox(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port. Default: V7_SANDBOX_PORT.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port. Default: V7_SANDBOX_PORT.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the simulated market.")] = None,
     replay: Annotated[
         list[Path] | None, typer.Option(help="Recorded candles (parquet or csv), instead of simulated ones.")
@@ -261,22 +299,26 @@ def sandbox(
 ) -> None:
     """The stand-in for Coinbase and DeepSeek alone: simulated, or replayed from files; faults on request."""
     settings = load_settings()
+    from v7_pipeline.sandbox.replay import ReplayError
     from v7_pipeline.sandbox.server import run as serve
 
     for path in replay or ():
         if not path.is_file():
             raise UsageProblemError(f"--replay {path}: there is no such file; give a parquet or csv file of candles")
-    serve(
-        host or settings.host,
-        port or settings.sandbox_port,
-        seed=settings.sandbox_seed if seed is None else seed,
-        replay_files=tuple(replay or ()),
-    )
+    try:
+        serve(
+            host or settings.host,
+            port or settings.sandbox_port,
+            seed=settings.sandbox_seed if seed is None else seed,
+            replay_files=tuple(replay or ()),
+        )
+    except ReplayError as error:
+        raise UsageProblemError(f"--replay: {error}") from None
 
 
-@app.command()
+@app.command(epilog="Examples: `v7 dashboard --demo` · `v7 dashboard --port 8071`")
 def dashboard(
-    port: Annotated[int | None, typer.Option(help="Port. Default: V7_DASHBOARD_PORT.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port. Default: V7_DASHBOARD_PORT.")] = None,
     dagster_url: Annotated[str | None, typer.Option(help="Where Dagster's pages are.")] = None,
     demo: Demo = None,
 ) -> None:
@@ -317,6 +359,8 @@ class _Session:
         from v7_pipeline.orchestration.launch import open_instance
         from v7_pipeline.orchestration.up import make_runtime
 
+        _check_rules(self.settings)
+        _store(self.settings)  # a name that means no store is told before anything is started
         if self.settings.mode == "demo":
             self.settings = self._with_sandbox(self.settings)
         self.instance = open_instance(self.settings)
@@ -341,10 +385,7 @@ class _Session:
 
         self._runtime.on_progress = progress
         execute_backfill(self._defs, self.instance, first.isoformat(), last.isoformat())
-        bounds = (
-            datetime(first.year, first.month, first.day, tzinfo=UTC),
-            datetime(last.year, last.month, last.day, tzinfo=UTC) + timedelta(days=1),
-        )
+        bounds = (_midnight(first), _midnight(last + timedelta(days=1)))
         with self.store.reading() as reader:
             candles = reader.query("SELECT count(*) AS n FROM candles WHERE open_time >= ? AND open_time < ?", bounds)
             readings = reader.query("SELECT count(*) AS n FROM theory_features WHERE as_of >= ? AND as_of < ?", bounds)
@@ -364,19 +405,49 @@ class _Session:
         return sandbox_settings(settings, url)
 
 
+# Settings that have an option of their own, for messages in the words of who typed it.
+_OPTIONS = {
+    "symbols": "--symbols",
+    "max_signals_per_hour": "--max-signals",
+    "daily_budget_usd": "--daily-budget",
+    "monthly_budget_usd": "--monthly-budget",
+}
+
+
 def _settings(demo: bool | None, *, symbols: str | None = None, **changes: Any) -> Settings:
     overrides = {name: value for name, value in changes.items() if value is not None}
     if demo is not None:
         overrides["mode"] = "demo" if demo else "live"
     if symbols is not None:
         overrides["symbols"] = symbols
-    return load_settings(**overrides)
+    try:
+        return load_settings(**overrides)
+    except SettingsError as error:
+        told = str(error)
+        for field, option in _OPTIONS.items():
+            told = told.replace(f"{env_name(field)} (from argument)", option)
+        raise UsageProblemError(told) from None
+
+
+def _check_rules(settings: Settings) -> None:
+    """A rule set that does not exist is told before anything is started."""
+    from v7_pipeline.gates.rulesets import rules
+
+    try:
+        rules(settings.ftmo_rules)
+    except KeyError as error:
+        raise UsageProblemError(
+            f"V7_FTMO_RULES (from {origin_of('ftmo_rules')}) is not usable: {error.args[0]}"
+        ) from None
 
 
 def _store(settings: Settings) -> Any:
-    from v7_pipeline.store import open_store
+    from v7_pipeline.store import StoreError, open_store
 
-    return open_store(settings.store_url, wait_s=settings.store_wait_s)
+    try:
+        return open_store(settings.store_url, wait_s=settings.store_wait_s)
+    except StoreError as error:
+        raise UsageProblemError(f"V7_STORE (from {origin_of('store')}) is not usable: {error}") from None
 
 
 def _now_minute() -> datetime:
@@ -399,6 +470,33 @@ def _day(text: str, option: str) -> date:
         raise UsageProblemError(f"{option} {text!r} is no day; write it as 2023-12-01") from None
 
 
+def _days(first: str, last: str) -> tuple[date, date]:
+    """The days of --from and --to, in order and none of them in the future."""
+    start, end = _day(first, "--from"), _day(last, "--to")
+    if end < start:
+        raise UsageProblemError(f"--to {last} lies before --from {first}; swap them")
+    if end > datetime.now(UTC).date():
+        raise UsageProblemError(f"--to {last} lies in the future; give a day up to today")
+    return start, end
+
+
+def _span(first: date, last: date, hours: int | None) -> tuple[datetime, datetime]:
+    """[start, end) of whole days up to the present minute, or their first hours."""
+    start, end = _midnight(first), _midnight(last + timedelta(days=1))
+    return start, min(end, _now_minute(), start + timedelta(hours=hours) if hours else end)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _not_before_first(day: date, what: str, settings: Settings) -> None:
+    if day < settings.first_day:
+        raise UsageProblemError(
+            f"{what} lies before the first partition {settings.first_day}; set V7_FIRST_DAY to an earlier day"
+        )
+
+
 def main() -> None:
     """Run the command; every expected failure is one sentence on stderr: 2 for bad input, 1 for what went wrong."""
     from typer import Abort, Exit
@@ -417,7 +515,7 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
     except (Abort, KeyboardInterrupt):
         raise SystemExit(130) from None
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         if type(error).__module__.startswith("v7_pipeline."):
             _fail(str(error), 1)
         raise
@@ -426,7 +524,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"v7: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    print(f"v7: {without_secrets(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import log10
 from typing import Any
 
 from rich.console import Console, Group
@@ -27,6 +28,7 @@ from rich.text import Text
 
 from v7_pipeline import __version__
 from v7_pipeline.scan.account import read_account
+from v7_pipeline.scan.decide import quote_increment
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import Reader, Store
 from v7_pipeline.store.schema import THEORY_NAMES
@@ -69,12 +71,13 @@ _OUTCOMES = """
 SELECT o.*, g.tier FROM outcomes o LEFT JOIN gated_signals g USING (signal_id) ORDER BY o.as_of, o.signal_id
 """
 _SIGNALS = """
-SELECT s.signal_id, s.side, s.confidence, s.entry_price, s.stop_price, s.target_price, g.accepted, g.tier,
+SELECT s.signal_id, s.symbol, s.side, s.confidence, s.entry_price, s.stop_price, s.target_price, g.accepted, g.tier,
        g.reason_codes, o.outcome, o.r_multiple
 FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) LEFT JOIN outcomes o USING (signal_id)
 WHERE s.side IN ('BUY', 'SELL') AND (?::VARCHAR IS NULL OR s.symbol = ?) AND (NOT ? OR g.accepted)
 ORDER BY s.as_of DESC, s.symbol LIMIT ?
 """
+_PRICES = ("open", "high", "low", "close")
 _NEWEST_CANDLES = """
 SELECT open_time, open, high, low, close, volume FROM candles WHERE symbol = ? AND open_time < ?
 ORDER BY open_time DESC LIMIT 5
@@ -153,16 +156,18 @@ def scan_blocks(store: Store, settings: Settings, as_of: datetime) -> Group:
         cost = reader.query(_COST, (as_of, as_of, as_of, as_of)).iloc[0]
         source = str(rows["source"].iloc[0]) if len(rows) else settings.source
         account = read_account(settings, reader, as_of, source).figures()
+        decimals = _decimals(reader, rows["symbol"])
     spent = (
         f"COST  this scan ${cost['scan']:.5f} · today ${cost['day']:.5f} of ${settings.daily_budget_usd:g} · "
         f"month ${cost['month']:.5f} of ${settings.monthly_budget_usd:g}"
     )
-    ftmo = "FTMO  " + " · ".join(f"{name.replace('_', ' ')} {_money(value)}" for name, value in account.items())
-    signals = _signals_block(rows, as_of, demo=settings.mode == "demo")
+    figures = (f"{name.replace('_usd', '_USD').replace('_', ' ')} {_money(value)}" for name, value in account.items())
+    ftmo = "FTMO  " + " · ".join(figures)
+    signals = _signals_block(rows, decimals, as_of, demo=settings.mode == "demo")
     return Group(signals, _theories_block(features), Text(spent), Text(ftmo))
 
 
-def _signals_block(rows: Any, as_of: datetime, *, demo: bool) -> Group:
+def _signals_block(rows: Any, decimals: Mapping[str, int], as_of: datetime, *, demo: bool) -> Group:
     table = _table(f"SCAN {as_of:%Y-%m-%d %H:%M}Z" + _demo(demo))
     for name in ("symbol", "side", "conf.", "price", "entry / stop / target", "verdict"):
         table.add_column(name, overflow="fold")
@@ -172,13 +177,15 @@ def _signals_block(rows: Any, as_of: datetime, *, demo: bool) -> Group:
         style = _SIDE_STYLE.get(side, "yellow")
         plan = "–"
         if side in ("BUY", "SELL"):
-            plan = " / ".join(_price(row[f"{level}_price"]) for level in ("entry", "stop", "target"))
+            plan = " / ".join(
+                _price(row[f"{level}_price"], decimals[row["symbol"]]) for level in ("entry", "stop", "target")
+            )
         verdict = _text(row["reason_codes"])
         if _true(row["accepted"]):
             verdict = f"ACCEPTED {row['tier']}, {_number(row['quantity'], 4)}, risk ${_number(row['risk_usd'], 2)}"
         if row["gates_off"]:
             verdict += f", GATES OFF: {row['gates_off']}"
-        price = _price(row["market_price"])
+        price = _price(row["market_price"], decimals[row["symbol"]])
         table.add_row(row["symbol"], Text(side, style=style), _number(row["confidence"], 2), price, plan, verdict)
         reason = _text(row["reasoning"] if row["status"] == "answered" else row["status_reason"])
         why.append(Text.assemble((f"{row['symbol']} {side}: ", style), reason))
@@ -237,8 +244,11 @@ def statistics_block(store: Store, settings: Settings) -> Group:
 
 def signals_table(store: Store, *, symbol: str | None, limit: int, accepted_only: bool, demo: bool) -> Table:
     """The newest decisions that are not HOLD (or only the accepted), newest first."""
-    rows = store.query(_SIGNALS, (symbol, symbol, accepted_only, limit))
-    table = _table(f"{len(rows)} newest signals" + _demo(demo))
+    with store.reading() as reader:
+        rows = reader.query(_SIGNALS, (symbol, symbol, accepted_only, limit))
+        decimals = _decimals(reader, rows["symbol"])
+    told = f"the newest {len(rows)} signals" if len(rows) else "no signals yet"
+    table = _table(told + _demo(demo))
     for name in ("signal", "side", "conf.", "entry", "stop", "target", "verdict", "outcome", "R"):
         table.add_column(name, overflow="fold")
     for row in rows.to_dict("records"):
@@ -247,7 +257,7 @@ def signals_table(store: Store, *, symbol: str | None, limit: int, accepted_only
             row["signal_id"],
             Text(row["side"], style=_SIDE_STYLE[row["side"]]),
             _number(row["confidence"], 2),
-            *(_price(row[f"{level}_price"]) for level in ("entry", "stop", "target")),
+            *(_price(row[f"{level}_price"], decimals[row["symbol"]]) for level in ("entry", "stop", "target")),
             verdict,
             _text(row["outcome"]),
             _number(row["r_multiple"], 2),
@@ -268,6 +278,7 @@ def why_blocks(store: Store, key: str, *, demo: bool) -> Group:
         calls = reader.query("SELECT * FROM llm_calls WHERE signal_id = ? ORDER BY attempt", (key,))
         gated = reader.query("SELECT * FROM gated_signals WHERE signal_id = ?", (key,))
         outcome = reader.query("SELECT * FROM outcomes WHERE signal_id = ?", (key,))
+        decimals = _decimals(reader, [signal["symbol"]])[signal["symbol"]]
     title = (
         f"{_side(signal)} {signal['symbol']} at {signal['as_of']:%Y-%m-%d %H:%M}Z by {signal['analyst']}, "
         f"confidence {_number(signal['confidence'], 2)}, source {signal['source']}"
@@ -276,12 +287,12 @@ def why_blocks(store: Store, key: str, *, demo: bool) -> Group:
     if candles is None or features is None or features.empty:
         parts.append(Text("1 CANDLES and 2 READINGS  none were known at that instant"))
     else:
-        cells = ([_cell(value) for value in row] for row in candles.itertuples(index=False))
+        cells = ([_cell(value) for value in row] for row in _as_text(candles, decimals).itertuples(index=False))
         parts.append(_rows("1 CANDLES  the newest five that it could know", list(candles.columns), cells))
         parts.append(_readings_block(signal, features.iloc[0].to_dict()))
     parts += _call_blocks(signal, calls)
     parts.append(_gates_block(gated.iloc[0].to_dict()) if len(gated) else Text("5 GATES  not asked yet"))
-    parts.append(_outcome_block(signal, outcome.iloc[0].to_dict() if len(outcome) else None))
+    parts.append(_outcome_block(signal, outcome.iloc[0].to_dict() if len(outcome) else None, decimals))
     return Group(*parts)
 
 
@@ -346,14 +357,21 @@ def _gates_block(gate: Mapping[str, Any]) -> Table:
     return _rows(f"5 GATES  {verdict}", ("gate", "passed", "what it saw"), rows)
 
 
-def _outcome_block(signal: Mapping[str, Any], outcome: Mapping[str, Any] | None) -> Any:
+def _as_text(candles: Any, decimals: int) -> Any:
+    """Candles with their prices to the product's step."""
+    prices = {name: candles[name].map(lambda value: _price(value, decimals)) for name in _PRICES}
+    return candles.assign(**prices, volume=candles["volume"].map(lambda value: _number(value, 4)))
+
+
+def _outcome_block(signal: Mapping[str, Any], outcome: Mapping[str, Any] | None, decimals: int) -> Any:
     if outcome is None:
         opened = _side(signal) in ("BUY", "SELL")
         return Text("6 OUTCOME  " + ("not followed yet" if opened else "none: nothing was opened"))
     told = (
         f"{outcome['outcome']} ({outcome['kind']}): "
-        f"entry {_price(outcome['entry_price'])} at {_cell(outcome['entry_time'])}, "
-        f"exit {_price(outcome['exit_price'])} at {_cell(outcome['exit_time'])} by {_text(outcome['exit_reason'])}; "
+        f"entry {_price(outcome['entry_price'], decimals)} at {_cell(outcome['entry_time'])}, "
+        f"exit {_price(outcome['exit_price'], decimals)} at {_cell(outcome['exit_time'])} "
+        f"by {_text(outcome['exit_reason'])}; "
         f"net return {_number(outcome['net_return'], 5)}, {_number(outcome['r_multiple'], 2)} R, "
         f"P&L ${_number(outcome['pnl_usd'], 2)}"
     )
@@ -404,9 +422,18 @@ def _money(value: Any) -> str:
     return f"{value:,.2f}" if isinstance(value, float) else _text(value)
 
 
-def _price(value: Any) -> str:
-    """Prices with the digits they were stored with: they were rounded to the product's increment when made."""
-    return "–" if _missing(value) else f"{float(value):,.10g}" if float(value) < 1 else f"{float(value):,.2f}"
+def _decimals(reader: Reader, symbols: Iterable[Any]) -> dict[str, int]:
+    """Decimals of each product's price step, as its newest candles show it; 2 where there are none."""
+    found = {}
+    for symbol in sorted(set(symbols)):
+        candles = reader.newest("candles", 240, symbols=[symbol])
+        found[symbol] = 2 if candles.empty else round(-log10(quote_increment(candles)))
+    return found
+
+
+def _price(value: Any, decimals: int) -> str:
+    """A price in USD to its product's step: cents of a bitcoin, hundred-thousandths of a dogecoin."""
+    return "–" if _missing(value) else f"{float(value):,.{decimals}f}"
 
 
 def _text(value: Any) -> str:

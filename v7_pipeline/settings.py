@@ -7,6 +7,7 @@ Nothing else in the package reads the environment. No behaviour belongs here.
 from __future__ import annotations
 
 import os
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-__all__ = ["Settings", "SettingsError", "load_settings", "origin_of"]
+__all__ = ["Settings", "SettingsError", "env_name", "load_settings", "origin_of", "without_secrets"]
 
 
 class SettingsError(ValueError):
@@ -194,7 +195,9 @@ def load_settings(**overrides: Any) -> Settings:
         place = origin_of(field, overrides) if field in Settings.model_fields else "settings"
         label = env_name(field) if field in Settings.model_fields else "settings"
         meaning = Settings.model_fields[field].description if field in Settings.model_fields else ""
-        reason = str(first["msg"]).removeprefix("Value error, ")
+        reason = without_secrets(str(first["msg"]).removeprefix("Value error, "))
+        if not first["loc"]:  # about several settings: the sentence names them itself
+            raise SettingsError(reason) from None
         raise SettingsError(
             f"{label} (from {place}) is not usable: {reason}" + (f" — {meaning}." if meaning else ".")
         ) from None
@@ -220,3 +223,16 @@ def origin_of(field: str, overrides: dict[str, Any] | None = None) -> str:
         if any(key.upper() == name.upper() for key in dotenv_values(env_file)):
             return ".env"
     return "default"
+
+
+_PASSWORDS = (
+    re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'?|\S+)", re.IGNORECASE),  # libpq's name = value
+    re.compile(r"(://[^\s:/@]*:)([^\s@]+)(?=@)"),  # an address with name:password@
+)
+
+
+def without_secrets(text: str) -> str:
+    """`text` with the passwords of connection strings and addresses masked, for messages and listings."""
+    for pattern in _PASSWORDS:
+        text = pattern.sub(r"\1…", text)
+    return text

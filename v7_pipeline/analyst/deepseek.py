@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from v7_pipeline.analyst.base import AnalystError, Answer, Decision, Question, call_id_of, require_aware
-from v7_pipeline.analyst.ledger import Answered, BudgetRefused, Call, Ending, Ledger, Received, Reservation
+from v7_pipeline.analyst.ledger import (
+    Answered,
+    BudgetRefused,
+    Call,
+    CallInFlightError,
+    Ending,
+    Ledger,
+    Received,
+    Reservation,
+)
 from v7_pipeline.analyst.prices import PriceTable, token_upper_bound
 from v7_pipeline.analyst.prompt import Message, build_prompt, largest_prompt
 from v7_pipeline.analyst.reply import BLANK, OVERLOADED, REPAIRABLE, Abstention, parse_reply
@@ -46,6 +58,8 @@ _REMEDIES = {
 }
 # Connections that never came to be: no request was sent, so nothing can be billed.
 _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"})
+IN_FLIGHT_MARGIN_S = 5.0  # beyond the deadline, a reservation of another run belongs to one that died
+IN_FLIGHT_POLL_S = 0.5
 MIN_ATTEMPT_S = 0.05  # with less than this left of the deadline no attempt is begun
 
 _T = TypeVar("_T")
@@ -149,11 +163,22 @@ class DeepSeekAnalyst:
     def _reserve_or_reuse(self, asking: Sequence[_Asking]) -> list[Reservation | BudgetRefused | Answer]:
         """For each question its answer where the ledger has one that can be used, else a reservation or a refusal."""
         now = self._clock()
-        found = self._ledger.reserve([self._call(item) for item in asking], now, reuse=True)
+        found = self._reserve_when_free([self._call(item) for item in asking], now)
         results = [parse_reply(r.text, r.finish_reason) if isinstance(r, Answered) else r for r in found]
         faulty = [i for i, result in enumerate(results) if isinstance(result, Abstention)]
         again = iter(self._ledger.reserve([self._call(asking[i]) for i in faulty], now))
         return [next(again) if isinstance(result, Abstention) else result for result in results]
+
+    def _reserve_when_free(self, calls: Sequence[Call], now: datetime) -> list[Reservation | BudgetRefused | Answered]:
+        """Reserve; where another run asks the same at this moment, wait for its answer as long as it may take."""
+        give_up = time.monotonic() + self._deadline_s + IN_FLIGHT_MARGIN_S
+        lease = timedelta(seconds=self._deadline_s + IN_FLIGHT_MARGIN_S)
+        while True:
+            try:
+                waiting = time.monotonic() < give_up
+                return self._ledger.reserve(calls, now, reuse=True, lease=lease if waiting else None)
+            except CallInFlightError:
+                time.sleep(IN_FLIGHT_POLL_S)
 
     def _asking(self, question: Question) -> _Asking:
         prompt = build_prompt(question)
@@ -189,12 +214,16 @@ class DeepSeekAnalyst:
     # --- the call ---------------------------------------------------------------------------
 
     async def _ask_all(self, asking: Sequence[_Asking]) -> list[Decision]:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         writer = _Writer(self._ledger)
         end = asyncio.get_running_loop().time() + self._deadline_s
         async with AsyncOpenAI(
-            api_key=self._api_key.get_secret_value(), base_url=self._base_url, max_retries=0, timeout=self._deadline_s
+            api_key=self._api_key.get_secret_value(),
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=self._deadline_s,
+            http_client=DefaultAsyncHttpxClient(verify=_certificates()),
         ) as client:
             results = await asyncio.gather(
                 *(self._ask(item, client, writer, end) for item in asking), return_exceptions=True
@@ -388,6 +417,12 @@ def _repair(text: str, fault: str) -> tuple[Message, Message]:
             "stated above and nothing else.",
         },
     )
+
+
+@lru_cache(maxsize=1)
+def _certificates() -> ssl.SSLContext:
+    """The system's trust, read once: it takes as long as a whole prompt otherwise."""
+    return ssl.create_default_context()
 
 
 def _run(coroutine: Coroutine[Any, Any, _T]) -> _T:

@@ -12,13 +12,24 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from v7_pipeline.analyst.base import BUDGET_DAY, BUDGET_MONTH, require_aware
+from v7_pipeline.store import arrow_rows
 from v7_pipeline.store.schema import PROVENANCE, table
 
 if TYPE_CHECKING:
     from v7_pipeline.analyst.prices import Usage
     from v7_pipeline.store import Store
 
-__all__ = ["Answered", "BudgetRefused", "Call", "Ending", "Ledger", "Received", "Reservation", "Spent"]
+__all__ = [
+    "Answered",
+    "BudgetRefused",
+    "Call",
+    "CallInFlightError",
+    "Ending",
+    "Ledger",
+    "Received",
+    "Reservation",
+    "Spent",
+]
 
 # A reservation without an end after this long belongs to a process that died; its cost stays the worst case.
 LOST_AFTER = timedelta(hours=1)
@@ -35,15 +46,19 @@ UPDATE llm_calls SET status = 'unknown', cost_usd = reserved_usd, settled_at = ?
        error = 'its process ended before the answer was settled'
 WHERE status = 'reserved' AND (call_id IN (SELECT unnest(?::VARCHAR[])) OR reserved_at < ?)
 """
-_ATTEMPTS = """
-SELECT call_id, max(attempt) AS attempts FROM llm_calls
-WHERE call_id IN (SELECT unnest(?::VARCHAR[])) GROUP BY call_id
+_SEEN = """
+SELECT call_id, attempt, status, run_id, reserved_at FROM llm_calls
+WHERE call_id IN (SELECT unnest(?::VARCHAR[])) OR (status = 'reserved' AND reserved_at < ?)
 """
 _ANSWERED = """
 SELECT call_id, raw_reply, finish_reason FROM llm_calls
 WHERE call_id IN (SELECT unnest(?::VARCHAR[])) AND raw_reply IS NOT NULL AND finish_reason IS NOT NULL
 ORDER BY call_id, attempt
 """
+
+
+class CallInFlightError(RuntimeError):
+    """Another run reserved the same call a moment ago and may be waiting for its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +216,17 @@ class Ledger:
     def reserve(self, calls: Sequence[Call], now: datetime) -> list[Reservation | BudgetRefused]: ...
     @overload
     def reserve(
-        self, calls: Sequence[Call], now: datetime, *, reuse: bool
+        self, calls: Sequence[Call], now: datetime, *, reuse: bool, lease: timedelta | None = None
     ) -> list[Reservation | BudgetRefused | Answered]: ...
-    def reserve(self, calls: Sequence[Call], now: datetime, *, reuse: bool = False) -> list[Any]:
+    def reserve(
+        self, calls: Sequence[Call], now: datetime, *, reuse: bool = False, lease: timedelta | None = None
+    ) -> list[Any]:
         """Set aside the worst case of each call that both budgets still hold; one result a call, in order.
 
         With `reuse` a call that the ledger has an answer to is not reserved: the answer is the result. In the same
         transaction, reservations that an earlier process left open for these calls (or anywhere, longer than an hour
-        ago) are settled as unknown at their worst case, and attempts are numbered on.
+        ago) are settled as unknown at their worst case, and attempts are numbered on. With `lease` a reservation of
+        another run younger than that may still be under way: CallInFlightError, and nothing is written.
         """
         require_aware(now, "now")
         if not calls:
@@ -218,9 +236,18 @@ class Ledger:
         if len(set(ids)) != len(ids):
             raise ValueError("a call can be reserved once at a time")
         with self._store.transaction() as tx:
-            tx.execute(_LOST, (now, ids, now - LOST_AFTER))
-            known = _answered(tx, ids) if reuse else {}
-            attempts = dict(tx.query(_ATTEMPTS, (ids,)).itertuples(index=False, name=None))
+            seen = tx.rows(_SEEN, (ids, now - LOST_AFTER))
+            open_rows = [row for row in seen if row["status"] == "reserved"]
+            if lease is not None and any(
+                row["run_id"] != self._provenance["run_id"] and row["reserved_at"] > now - lease for row in open_rows
+            ):
+                raise CallInFlightError("another run is asking this very question")
+            if open_rows:
+                tx.execute(_LOST, (now, ids, now - LOST_AFTER))
+            attempts: dict[str, int] = {}
+            for row in seen:
+                attempts[row["call_id"]] = max(row["attempt"], attempts.get(row["call_id"], 0))
+            known = _answered(tx, ids) if reuse and any(call_id in attempts for call_id in ids) else {}
             spent = self._spent(tx, now)
             day_room, month_room = spent.day_room, spent.month_room
             results: list[Reservation | BudgetRefused | Answered] = []
@@ -234,7 +261,7 @@ class Ledger:
                     results.append(self._reservation(call, int(attempts.get(call.call_id, 0)) + 1, now))
             rows = [result.row for result in results if isinstance(result, Reservation)]
             if rows:
-                tx.insert_new("llm_calls", _frame(rows))
+                tx.insert_new("llm_calls", arrow_rows("llm_calls", rows))
         return results
 
     def write(self, endings: Sequence[Ending]) -> None:
@@ -242,7 +269,7 @@ class Ledger:
         if not endings:
             return
         with self._store.transaction() as tx:
-            tx.upsert("llm_calls", _frame([ending.row for ending in endings]))
+            tx.upsert("llm_calls", arrow_rows("llm_calls", [ending.row for ending in endings]))
 
     def answered(self, call_ids: Sequence[str]) -> dict[str, Answered]:
         """The newest answer to each of these calls that has one.
@@ -268,7 +295,7 @@ class Ledger:
         day = now.replace(hour=0, minute=0, second=0, microsecond=0)
         month = day.replace(day=1)
         following = (month + timedelta(days=32)).replace(day=1)
-        row = reader.query(_SPENT, (day, month, following)).iloc[0]
+        row = reader.rows(_SPENT, (day, month, following))[0]
         day_usd, month_usd = float(row["day_usd"]), float(row["month_usd"])
         return Spent(day_usd, month_usd, self._day - day_usd, self._month - month_usd)
 
@@ -285,8 +312,8 @@ class Ledger:
 
 
 def _answered(reader: Any, call_ids: Sequence[str]) -> dict[str, Answered]:
-    rows = reader.query(_ANSWERED, (list(call_ids),)).itertuples(index=False, name=None)
-    return {call_id: Answered(call_id, text, finish_reason) for call_id, text, finish_reason in rows}
+    rows = reader.rows(_ANSWERED, (list(call_ids),))
+    return {row["call_id"]: Answered(row["call_id"], row["raw_reply"], row["finish_reason"]) for row in rows}
 
 
 def _refusal(worst_case_usd: float, day_room: float, month_room: float) -> str | None:
@@ -300,11 +327,3 @@ def _refusal(worst_case_usd: float, day_room: float, month_room: float) -> str |
 def _storable(text: str | None) -> str | None:
     """`text` as UTF-8 can hold it: half a surrogate pair, which JSON may smuggle in, becomes a question mark."""
     return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _frame(rows: Sequence[Mapping[str, Any]]) -> Any:
-    import pandas as pd
-
-    from v7_pipeline.store import conform
-
-    return conform("llm_calls", pd.DataFrame(list(rows), columns=list(table("llm_calls").column_names)))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from v7_pipeline.settings import Settings, env_name, origin_of
+from v7_pipeline.settings import Settings, env_name, origin_of, without_secrets
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "shown"]
 
 _PACKAGES = (
     "dagster",
@@ -41,11 +41,14 @@ class Finding:
     fix: str = ""
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """All findings in order; one that cannot be looked at is a failed finding, not an exception."""
+def examine(settings: Settings, *, given: Collection[str] = ()) -> Iterator[Finding]:
+    """All findings in order; one that cannot be looked at is a failed finding, not an exception.
+
+    `given` names the settings that came as arguments. No password or key is ever in a finding.
+    """
     looks: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
         ("python", _python),
-        ("settings", _settings),
+        ("settings", lambda settings: _settings(settings, given)),
         ("coinbase", _coinbase),
         ("deepseek", _deepseek),
         ("store", _store),
@@ -54,9 +57,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
     )
     for subject, look in looks:
         try:
-            yield from look(settings)
+            for finding in look(settings):
+                yield replace(finding, detail=without_secrets(" ".join(finding.detail.split())))
         except Exception as error:  # noqa: BLE001 — reported as a failure; the other findings must still be made
-            yield Finding(subject, "fail", f"{type(error).__name__}: {error}", "mend this and run `v7 doctor` again")
+            told = without_secrets(" ".join(str(error).split()))
+            yield Finding(subject, "fail", f"{type(error).__name__}: {told}", "mend this and run `v7 doctor` again")
 
 
 def _python(settings: Settings) -> Iterator[Finding]:
@@ -93,20 +98,23 @@ def _locked() -> dict[str, str]:
     return dict(pairs)
 
 
-def _settings(settings: Settings) -> Iterator[Finding]:
+def shown(settings: Settings, field: str) -> str:
+    """A setting's value for people to read: secrets and passwords masked, a list as it is written."""
+    value = getattr(settings, field)
+    if value is None or value == ():
+        return "not set"
+    if "SecretStr" in repr(value):
+        return "set (masked)"
+    return without_secrets(",".join(value) if isinstance(value, tuple) else str(value))
+
+
+def _settings(settings: Settings, given: Collection[str]) -> Iterator[Finding]:
+    arguments = dict.fromkeys(given)
     for field in type(settings).model_fields:
-        origin = origin_of(field)
-        value = getattr(settings, field)
-        shown = (
-            "set (masked)"
-            if "Secret" in repr(value) and value
-            else "not set"
-            if value is None or value == ()
-            else str(value)
-        )
+        origin = origin_of(field, arguments)
         if origin != "default" or field in ("mode", "home", "symbols", "analyst", "deepseek_api_key"):
-            yield Finding(env_name(field), "ok", f"{shown} (from {origin})")
-    rest = sum(origin_of(field) == "default" for field in type(settings).model_fields)
+            yield Finding(env_name(field), "ok", f"{shown(settings, field)} (from {origin})")
+    rest = sum(origin_of(field, arguments) == "default" for field in type(settings).model_fields)
     yield Finding(
         "settings",
         "ok",
@@ -114,9 +122,17 @@ def _settings(settings: Settings) -> Iterator[Finding]:
     )
 
 
+def _asking_sandbox(settings: Settings) -> Settings:
+    from v7_pipeline.orchestration.up import sandbox_settings
+
+    return sandbox_settings(settings, f"http://{settings.host}:{settings.sandbox_port}")
+
+
 def _coinbase(settings: Settings) -> Iterator[Finding]:
     from v7_pipeline.scan.runtime import build_runtime
 
+    if settings.mode == "demo":
+        settings = _asking_sandbox(settings)
     client = build_runtime(settings).market
     url = settings.exchange_url if settings.market_api == "exchange" else settings.advanced_url
     subject = "sandbox" if settings.mode == "demo" else "coinbase"
@@ -125,7 +141,7 @@ def _coinbase(settings: Settings) -> Iterator[Finding]:
         server = client.server_time()
     except RuntimeError as error:
         way = (
-            "start `v7 up --demo`"
+            "start `v7 up --demo` (or `v7 sandbox` alone); commands such as `v7 scan --demo` bring their own"
             if settings.mode == "demo"
             else "check the connection or a proxy; V7_EXCHANGE_URL names another address"
         )
@@ -145,6 +161,9 @@ def _coinbase(settings: Settings) -> Iterator[Finding]:
 
 
 def _deepseek(settings: Settings) -> Iterator[Finding]:
+    if settings.mode == "demo":
+        yield Finding("deepseek", "ok", "not asked in demo mode: the sandbox stands in for it, and no key leaves here")
+        return
     if settings.deepseek_api_key is None:
         yield Finding("deepseek", "note", "no key: the built-in rules decide", "set DEEPSEEK_API_KEY for DeepSeek")
         return
@@ -190,7 +209,11 @@ def _store(settings: Settings) -> Iterator[Finding]:
     from v7_pipeline.store import StoreBusy, StoreError, open_store
     from v7_pipeline.store.schema import SCHEMA_VERSION
 
-    store = open_store(settings.store_url, wait_s=settings.store_wait_s)
+    try:
+        store = open_store(settings.store_url, wait_s=settings.store_wait_s)
+    except StoreError as error:
+        yield Finding("store", "fail", str(error), "correct V7_STORE")
+        return
     try:
         version = store.schema_version()
     except StoreBusy as error:
@@ -202,10 +225,11 @@ def _store(settings: Settings) -> Iterator[Finding]:
         )
         return
     except StoreError as error:
-        yield Finding("store", "note", str(error), "run `v7 up`")
+        yield Finding("store", "fail", str(error), "correct V7_STORE, or start what it names")
         return
+    name = repr(store).removeprefix("Store(").removesuffix(")")
     if version is None:
-        yield Finding("store", "note", f"{store!r} is empty", "run `v7 up`")
+        yield Finding("store", "note", f"{name} is empty", "run `v7 up`")
         return
     state: Literal["ok", "note", "fail"] = (
         "ok" if version == SCHEMA_VERSION else "note" if version < SCHEMA_VERSION else "fail"
@@ -215,7 +239,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         "note": "it is migrated at the next `v7 up`",
         "fail": "upgrade V7: this store was written by a newer one",
     }[state]
-    yield Finding("store", state, f"{store!r}, schema {version} (code has {SCHEMA_VERSION})", fix)
+    yield Finding("store", state, f"{name}, schema {version} (code has {SCHEMA_VERSION})", fix)
 
 
 def _daemon(settings: Settings) -> Iterator[Finding]:

@@ -162,11 +162,12 @@ def _start(
     addresses = Addresses(f"http://{settings.host}:{ui_port}", f"http://{settings.host}:{dashboard_port}", sandbox_url)
     # The pages start while the history is filled; the daemon afterwards: no tick meets a half-filled store.
     code, pages = _pages(settings, environment, logs, workspace, code_port, ui_port)
-    supervisor.launch(code, pages)
+    supervisor.start(code)  # first, so that the pages find it
+    supervisor.launch(pages)
     fill(settings, teller, build, history=history, stopping=lambda: supervisor.stopping)
     if supervisor.stopping:
         return None
-    supervisor.await_ready(code, pages)
+    supervisor.await_ready(pages)
     supervisor.start(
         Child(
             "daemon",

@@ -28,7 +28,8 @@ SELECT max(exit_time) AS newest, count(*) AS n FROM outcomes WHERE source = ? AN
 """
 _COUNTS = """
 SELECT count(*) AS signals, count(*) FILTER (g.accepted) AS accepted,
-       (SELECT count(*) FROM candles WHERE run_id = ? AND open_time > ?::TIMESTAMPTZ - INTERVAL 3 DAY) AS candles_written,
+       (SELECT count(*) FROM candles
+        WHERE run_id = ? AND open_time > ?::TIMESTAMPTZ - INTERVAL 3 DAY) AS candles_written,
        (SELECT count(*) FROM outcomes WHERE run_id = ? AND outcome <> 'open') AS closed,
        (SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) FROM llm_calls c WHERE c.as_of = ?) AS cost_usd
 FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) WHERE s.as_of = ?

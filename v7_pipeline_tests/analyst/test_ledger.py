@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from v7_pipeline.analyst.ledger import Answered, BudgetRefused, Call, Ledger, Received, Reservation
+from v7_pipeline.analyst.ledger import (
+    Answered,
+    BudgetRefused,
+    Call,
+    CallInFlightError,
+    Ledger,
+    Received,
+    Reservation,
+)
 from v7_pipeline.analyst.prices import Usage
 from v7_pipeline.store import Store
 from v7_pipeline_tests.analyst.conftest import AS_OF, NOW, PROVENANCE
@@ -140,3 +148,37 @@ def test_lesson_04_naive_instants_are_refused(store: Store) -> None:
 def test_lesson_21_a_ledger_without_provenance_is_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="provenance"):
         Ledger(store, daily_budget_usd=1, monthly_budget_usd=1, provenance={"source": "demo"})
+
+
+LEASE = timedelta(seconds=35)
+
+
+def other_run(store: Store) -> Ledger:
+    return Ledger(store, daily_budget_usd=1.0, monthly_budget_usd=10.0, provenance=PROVENANCE | {"run_id": "another"})
+
+
+def test_lesson_32_a_call_that_another_run_is_making_is_not_made_twice(store: Store) -> None:
+    (reservation,) = reserve(ledger_of(store), call())
+    soon = NOW + timedelta(seconds=3)
+    with pytest.raises(CallInFlightError):
+        other_run(store).reserve([call(), call(1)], soon, reuse=True, lease=LEASE)
+    assert len(store.query("SELECT * FROM llm_calls")) == 1  # refused as a whole: nothing was set aside
+    ledger_of(store).write([reservation.settled(RECEIVED, 0.1, soon)])
+    (answer,) = other_run(store).reserve([call()], soon, reuse=True, lease=LEASE)
+    assert isinstance(answer, Answered)
+    assert ledger_of(store).spent(soon).day_usd == pytest.approx(0.1)
+
+
+def test_lesson_32_a_dead_runs_call_is_taken_over_once_its_lease_is_up(store: Store) -> None:
+    reserve(ledger_of(store), call())
+    (again,) = other_run(store).reserve([call()], NOW + LEASE, reuse=True, lease=LEASE)
+    assert isinstance(again, Reservation)
+    rows = store.query("SELECT attempt, status, cost_usd FROM llm_calls ORDER BY attempt")
+    assert rows["status"].tolist() == ["unknown", "reserved"]
+    assert rows["cost_usd"].iloc[0] == 0.4  # it may have been billed: the worst case counts
+
+
+def test_the_same_run_does_not_wait_for_itself(store: Store) -> None:
+    reserve(ledger_of(store), call())
+    (again,) = ledger_of(store).reserve([call()], NOW, reuse=True, lease=LEASE)
+    assert isinstance(again, Reservation)

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-__all__ = ["Browser", "open_browser"]
+__all__ = ["SCREENSHOTS", "Browser", "open_browser"]
 
 # Read at import: the suite hides the machine's V7_… variables from each test.
-_SCREENSHOTS = os.environ.get("V7_SCREENSHOTS")
+SCREENSHOTS = os.environ.get("V7SCREENSHOTS")
 _PACKAGES = ("chromium", "chromium-driver")
 _PATIENCE_S = 60.0
 _FLAGS = (
@@ -82,13 +82,31 @@ class Browser:
 
         self.until(f"button {text!r}", look, patience_s).click()
 
-    def picture(self, name: str, *, around: str | None = None) -> None:
-        """Save the window as `name`.png in the folder V7_SCREENSHOTS, where that is set."""
-        if not _SCREENSHOTS:
+    def press_beside(self, placeholder: str) -> None:
+        """Press the first button after the text field that shows `placeholder`."""
+        from selenium.webdriver.common.by import By
+
+        path = f"//input[@placeholder={placeholder!r}]/following::button[1]"
+        found = self.until(f"field {placeholder!r}", lambda: self.driver.find_elements(By.XPATH, path))
+        found[0].click()
+
+    def pictures(self, *, named: str) -> list[Any]:
+        """The shown and loaded pictures with the alternative text `named`, as the page's own elements."""
+        return list(
+            self.driver.execute_script(
+                "return [...document.images].filter(i => i.alt === arguments[0] && i.complete && i.naturalWidth > 0 "
+                "&& i.getBoundingClientRect().width > 0)",
+                named,
+            )
+        )
+
+    def picture(self, name: str) -> None:
+        """Save the window as `name`.png in the folder V7SCREENSHOTS, where that is set."""
+        if not SCREENSHOTS:
             return
         from PIL import Image
 
-        folder = Path(_SCREENSHOTS)
+        folder = Path(SCREENSHOTS)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.png"
         self.driver.save_screenshot(str(path))
@@ -122,6 +140,8 @@ def _need_chromium() -> None:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         pytest.skip(f"Chromium is not installed; as root: {how}")
     for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-yq", *_PACKAGES]):
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        )
         if done.returncode != 0:
             pytest.skip(f"Chromium could not be installed with {how}: {done.stderr.strip()[-300:]}")

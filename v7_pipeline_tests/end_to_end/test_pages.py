@@ -1,0 +1,173 @@
+"""What a person sees after `v7 up --demo`, in a real browser: the graph, a materialisation's story, a re-execution.
+
+With V7_SCREENSHOTS=<folder> a day of history is filled first and the pictures of docs/img are taken.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import requests
+
+from v7_pipeline.settings import load_settings
+from v7_pipeline.store import Store, open_store
+from v7_pipeline_tests.end_to_end.browser import SCREENSHOTS, Browser, open_browser
+
+pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(1200)]
+
+ASSETS = ("candles", "theory_features", "llm_signals", "gated_signals", "outcomes", "theory_attribution")
+TABLES = ("theory_features", "llm_calls", "llm_signals", "gated_signals", "win_rates", "scans")
+_RUNS = """query ($filter: RunsFilter!) { runsOrError(filter: $filter, limit: 50) { ... on Runs { results {
+  runId status rootRunId tags { key value } } } } }"""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A running `v7 up --demo`."""
+
+    dagster: str
+    dashboard: str
+    store: Store
+
+    def runs(self, **wanted: Any) -> list[dict[str, Any]]:
+        """Runs of the job `scan`, newest first, with their tags as a mapping."""
+        variables = {"filter": {"pipelineName": "scan"} | wanted}
+        answer = requests.post(f"{self.dagster}/graphql", json={"query": _RUNS, "variables": variables}, timeout=20)
+        runs: list[dict[str, Any]] = answer.json()["data"]["runsOrError"]["results"]
+        return [run | {"tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in runs]
+
+    def scheduled_scan(self) -> dict[str, Any]:
+        """The newest scan that the schedule started and that succeeded; its first tick takes up to two minutes."""
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline:
+            for run in self.runs(statuses=["SUCCESS"]):
+                if "dagster/schedule_name" in run["tags"] and run["rootRunId"] == run["runId"]:
+                    return run
+            time.sleep(1)
+        pytest.fail("the schedule has not fired within four minutes")
+
+    def rows_of(self, as_of: str) -> dict[str, pd.DataFrame]:
+        """All rows of the instant, by table."""
+        with self.store.reading() as reader:
+            return {
+                name: reader.query(f"SELECT * FROM {name} WHERE as_of = ?::TIMESTAMPTZ ORDER BY ALL", (as_of,))
+                for name in TABLES
+            }
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """`v7 up --demo` on a home and ports of its own."""
+    folder = tmp_path_factory.mktemp("up")
+    home, log = folder / "home", folder / "up.log"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("V7_", "DAGSTER"))}
+    environment.pop("DEEPSEEK_API_KEY", None)
+    ports = {f"V7_{name}_PORT": str(_free_port()) for name in ("UI", "DASHBOARD", "SANDBOX")}
+    command = [sys.executable, "-m", "v7_pipeline.cli", "up", "--demo", *([] if SCREENSHOTS else ["--no-history"])]
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment | ports | {"V7_HOME": str(home)}, stdout=out, stderr=subprocess.STDOUT
+        )
+    try:
+        found = _addresses(process, log, patience_s=900)
+        yield Demo(found["Dagster"], found["Dashboard"], open_store(load_settings(home=home, mode="demo").store_url))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with open_browser(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
+
+
+def test_the_asset_graph_shows_all_six_assets(browser: Browser, demo: Demo) -> None:
+    demo.scheduled_scan()
+    groups = ",".join(f"global@global:{group}" for group in ("market", "theories", "signals", "learning"))
+    browser.open(f"{demo.dagster}/asset-groups?expanded={groups}")
+    browser.press("Hide navigation")
+    browser.press_beside("Jump to…")  # its list of assets, which would stand in for the graph's nodes
+    browser.see(*ASSETS)
+    browser.picture("asset_graph")
+
+
+def test_a_materialisation_of_gated_signals_tells_its_reasons_and_shows_the_prices(
+    browser: Browser, demo: Demo
+) -> None:
+    scan = demo.scheduled_scan()
+    rows = demo.rows_of(scan["tags"]["v7/as_of"])["gated_signals"]
+    browser.open(f"{demo.dagster}/assets/gated_signals?view=partitions&partition={scan['tags']['dagster/partition']}")
+    browser.see("DEMO", "Signals at", *rows["symbol"])
+    pictures = browser.until("price plot", lambda: browser.pictures(named="closes and signals"))
+    assert pictures[0].size["width"] > 300
+    browser.picture("gated_signals_metadata")
+
+
+def test_a_scan_re_executed_from_its_page_has_the_same_instant_and_changes_no_row(browser: Browser, demo: Demo) -> None:
+    scan = demo.scheduled_scan()
+    as_of = scan["tags"]["v7/as_of"]
+    before = demo.rows_of(as_of)
+    assert len(before["llm_signals"]) == len(before["gated_signals"]) == 3
+    assert len(before["scans"]) == 1
+
+    browser.open(f"{demo.dagster}/runs/{scan['runId']}")
+    browser.press("Re-execute all (*)")
+    browser.until(
+        "page of the new run", lambda: re.fullmatch(r"/runs/(?!%s)[0-9a-f-]{36}" % scan["runId"], browser.path())
+    )
+    again = browser.path().rsplit("/", 1)[-1]
+    run = browser.until("end of the new run", lambda: _ended(demo, again), patience_s=180)
+    browser.see("Success", as_of)
+    browser.picture("reexecution")
+
+    assert run["status"] == "SUCCESS"
+    assert run["rootRunId"] == scan["runId"]
+    assert run["tags"]["v7/as_of"] == as_of
+    for name, rows in demo.rows_of(as_of).items():
+        pd.testing.assert_frame_equal(rows, before[name], obj=name)
+
+
+def test_the_dashboard_says_demo_and_shows_the_decisions(browser: Browser, demo: Demo) -> None:
+    demo.scheduled_scan()
+    browser.open(demo.dashboard)
+    browser.see("DEMO: simulated market", "BTC-USD", "ETH-USD", "SOL-USD")
+    browser.picture("dashboard")
+
+
+def _ended(demo: Demo, run_id: str) -> dict[str, Any] | None:
+    runs = demo.runs(runIds=[run_id])
+    return runs[0] if runs and runs[0]["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+
+def _addresses(process: subprocess.Popen[bytes], log: Path, patience_s: float) -> dict[str, str]:
+    """Where the pages are, as `v7 up` prints it when all of it is ready."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and process.poll() is None:
+        found = dict(re.findall(r"^(Dagster|Dashboard) +(http://\S+)", log.read_text(), re.MULTILINE))
+        if len(found) == 2:
+            return found
+        time.sleep(0.5)
+    pytest.fail(f"`v7 up --demo` has not come up; it said:\n{log.read_text()[-3000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
