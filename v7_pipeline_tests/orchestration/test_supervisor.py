@@ -25,7 +25,8 @@ folder = Path(sys.argv[1])
 code = (
     "import subprocess, sys, time, os; from pathlib import Path; "
     "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True); "
-    f"Path(r'{folder}', str(os.getpid()) + '.child').touch(); Path(r'{folder}', str(p.pid) + '.grandchild').touch(); time.sleep(600)"
+    f"Path(r'{folder}', str(os.getpid()) + '.child').touch(); "
+    f"Path(r'{folder}', str(p.pid) + '.grandchild').touch(); time.sleep(600)"
 )
 supervisor = Supervisor(on_event=lambda text: print(text, flush=True), grace_s=3)
 supervisor.install_signals()

@@ -1,0 +1,72 @@
+"""Each fast check passes on a clean scan and fails on the fault it is for, planted in a copy of the same store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from v7_pipeline.analyst.rules import RulesAnalyst
+from v7_pipeline.orchestration.checks.scan_checks import CHECKS, run_checks
+from v7_pipeline.scan.run import run_scan
+from v7_pipeline.scan.runtime import Runtime, build_runtime
+from v7_pipeline.settings import load_settings
+
+AS_OF = datetime(2026, 3, 3, 12, 0, tzinfo=UTC)
+ALL = frozenset(check.name for check in CHECKS)
+
+FAULTS = {
+    "every_symbol_answered": """UPDATE scans SET failures = '{"BTC-USD": "timed out"}'""",
+    "ohlc_consistent": "UPDATE candles SET high = low / 2 WHERE open_time = '2026-03-03 11:58:00+00'",
+    "votes_and_scores_in_range": "UPDATE theory_features SET price_momentum_vote = 1.5",
+    "one_decision_for_each_symbol": "DELETE FROM llm_signals WHERE symbol = 'ETH-USD'",
+    "every_answer_has_its_call": "UPDATE llm_signals SET call_id = 'deepseek-never-made' WHERE symbol = 'BTC-USD'",
+    "every_decision_was_gated": "DELETE FROM gated_signals WHERE symbol = 'SOL-USD'",
+    "accepted_passed_every_gate": "UPDATE gated_signals SET accepted = true WHERE symbol = 'BTC-USD'",
+    "closed_outcomes_are_net": """
+        INSERT INTO outcomes BY NAME SELECT signal_id, 'shadow' AS kind, as_of, symbol, strategy, 'BUY' AS side,
+        false AS ambiguous, 'win' AS outcome, 'none' AS fee_preset, source, run_id, code_version
+        FROM llm_signals WHERE symbol = 'BTC-USD'""",
+}
+
+
+def _runtime(home: Path, url: str) -> Runtime:
+    from v7_pipeline.orchestration.up import sandbox_settings
+
+    settings = sandbox_settings(load_settings(home=home, mode="demo"), url)
+    return build_runtime(settings, clock=lambda: AS_OF, analyst=RulesAnalyst())
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory, sandbox: Any) -> Iterator[tuple[Path, str]]:
+    """A home whose store holds one clean scan."""
+    home = tmp_path_factory.mktemp("scanned")
+    runtime = _runtime(home, sandbox.url)
+    runtime.settings.data_dir.mkdir(parents=True)
+    runtime.prepare_store()
+    run_scan(runtime.context(AS_OF, "clean"))
+    yield home, sandbox.url
+
+
+def test_every_check_has_a_fault_that_proves_it() -> None:
+    assert set(FAULTS) == ALL
+
+
+def test_all_pass_on_a_clean_scan(scanned: tuple[Path, str]) -> None:
+    results = list(run_checks(_runtime(*scanned), AS_OF, ALL))
+    assert {check.name: bad for check, bad, _ in results} == dict.fromkeys(ALL, 0)
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_a_check_fails_on_its_fault(name: str, scanned: tuple[Path, str], tmp_path: Path) -> None:
+    home, url = scanned
+    shutil.copytree(home, tmp_path / "home")
+    runtime = _runtime(tmp_path / "home", url)
+    with runtime.store.transaction() as tx:
+        tx.execute(FAULTS[name])
+    (result,) = run_checks(runtime, AS_OF, frozenset({name}))
+    assert result[1] > 0
