@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import dagster as dg
 
@@ -24,6 +24,9 @@ from v7_pipeline.scan.features import FIRST_SPAN
 from v7_pipeline.scan.run import run_scan
 from v7_pipeline.scan.runtime import Runtime, build_runtime
 from v7_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 __all__ = [
     "AlreadyRunningError",
@@ -81,7 +84,7 @@ def sandbox_settings(settings: Settings, url: str) -> Settings:
     )
 
 
-def hold_lock(settings: Settings):  # type: ignore[no-untyped-def]
+def hold_lock(settings: Settings) -> BaseFileLock:
     """The lock of the mode's data folder, held; AlreadyRunningError where another copy holds it."""
     from filelock import FileLock, Timeout
 

@@ -7,7 +7,7 @@ import dagster as dg
 import pandas as pd
 
 from v7_pipeline.orchestration.assets.common import asset_arguments, scan_context
-from v7_pipeline.orchestration.metadata import heading, markdown_table, price_plot
+from v7_pipeline.orchestration.metadata import heading, markdown_table, price_plot, reasons, text_of
 from v7_pipeline.scan.context import ScanContext, StepResult
 from v7_pipeline.scan.gating import gate
 from v7_pipeline.scan.runtime import Runtime
@@ -32,48 +32,45 @@ def build_gated_signals(partitions: dg.DailyPartitionsDefinition) -> dg.AssetsDe
 
 def _story(ctx: ScanContext, decisions: pd.DataFrame, result: StepResult) -> dict[str, Any]:
     day = decisions[decisions["as_of"] <= ctx.as_of]
-    start = ctx.as_of.replace(hour=0, minute=0)
+    since = ctx.as_of - pd.Timedelta(days=1)
     with ctx.store.reading() as reader:
-        gated = reader.query("SELECT * FROM gated_signals WHERE as_of >= ? AND as_of <= ?", (start, ctx.as_of))
+        gated = reader.query("SELECT * FROM gated_signals WHERE as_of > ? AND as_of <= ?", (since, ctx.as_of))
         candles = reader.query(
             "SELECT symbol, open_time, close FROM candles WHERE open_time >= ? AND open_time < ? ORDER BY ALL",
-            (start - pd.Timedelta(hours=2), ctx.as_of),
+            (since, ctx.as_of),
+        )
+        prices = reader.query(
+            "SELECT signal_id, market_price FROM llm_signals WHERE as_of > ? AND as_of <= ? AND side <> 'HOLD'",
+            (since, ctx.as_of),
         )
     if result.writes:
         gated = pd.concat([gated, result.frame("gated_signals")]).drop_duplicates("signal_id")
     joined = day.merge(gated[["signal_id", "accepted", "reason_codes", "tier", "quantity", "risk_usd"]], on="signal_id")
     now = joined[joined["as_of"] == ctx.as_of].sort_values("symbol")
     table = markdown_table(
-        (
-            "symbol",
-            "side",
-            "confidence",
-            "accepted",
-            "tier",
-            "reasons against",
-            "quantity",
-            "risk $",
-            "reasoning",
-        ),
+        ("symbol", "side", "confidence", "accepted", "tier", "reasons against", "quantity", "risk $"),
         (
             (
                 r["symbol"],
                 r["side"],
-                r["confidence"],
+                text_of(r["confidence"], 3),
                 bool(r["accepted"]),
                 r["tier"],
-                r["reason_codes"],
+                r["reason_codes"] or None,
                 r["quantity"],
                 r["risk_usd"],
-                r["reasoning"],
             )
             for r in now.to_dict("records")
         ),
     )
+    title = heading(f"Signals at {ctx.as_of:%Y-%m-%d %H:%M}Z", demo=ctx.is_demo)
     plain = day["side"].value_counts().to_dict()
+    plot = price_plot(candles, gated.merge(prices, on="signal_id"), demo=ctx.is_demo)
     return {
-        "signals": dg.MetadataValue.md(heading(f"Signals at {ctx.as_of:%Y-%m-%d %H:%M}Z", demo=ctx.is_demo) + table),
-        "price_plot": dg.MetadataValue.md(price_plot(candles, joined, demo=ctx.is_demo)),
+        "signals": dg.MetadataValue.md(title + table),
+        **reasons(now),
+        # A picture is always behind a link; there it stands with the table that it belongs to.
+        "price_plot": dg.MetadataValue.md(f"{title}{table}\nThe 24 hours before:\n\n{plot}"),
         "accepted_now": int(now["accepted"].sum()),
         "accepted_today": int(joined["accepted"].sum()),
         "decisions_today": dg.MetadataValue.json({str(side): int(count) for side, count in plain.items()}),

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from v7_pipeline.orchestration.assets.common import asset_arguments, scan_context
-from v7_pipeline.orchestration.metadata import heading, markdown_table
+from v7_pipeline.orchestration.metadata import heading, markdown_table, reasons, text_of
 from v7_pipeline.scan.context import ScanContext, StepResult
 from v7_pipeline.scan.decide import decide
 from v7_pipeline.scan.runtime import Runtime
@@ -37,17 +37,16 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
 
         rows = pd.concat([rows, result.frame("llm_signals")]).drop_duplicates("signal_id").sort_values("symbol")
     table = markdown_table(
-        ("symbol", "status", "side", "confidence", "entry", "stop", "target", "reasoning"),
+        ("symbol", "status", "side", "confidence", "entry", "stop", "target"),
         (
             (
                 row["symbol"],
                 row["status"] if row["status"] == "answered" else f"{row['status']}: {row['status_reason']}",
                 row["side"],
-                row["confidence"],
+                text_of(row["confidence"], 3),
                 row["entry_price"],
                 row["stop_price"],
                 row["target_price"],
-                row["reasoning"],
             )
             for row in rows.to_dict("records")
         ),
@@ -55,6 +54,7 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
     title = f"Decisions at {ctx.as_of:%Y-%m-%d %H:%M}Z by {ctx.analyst.name}"
     return {
         "decisions": dg.MetadataValue.md(heading(title, demo=ctx.is_demo) + table),
+        **reasons(rows),
         "as_of": dg.MetadataValue.timestamp(ctx.as_of),
         "cost_usd": float(result.notes["cost_usd"]),
         "spent_today_usd": float(result.notes["spent_today_usd"]),
