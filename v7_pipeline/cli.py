@@ -137,7 +137,7 @@ def run(
                 if iterations == -1 or done < iterations:
                     time.sleep(max(0.0, sleep_seconds - (time.monotonic() - started)))
         except KeyboardInterrupt:
-            console.print(f"stopped after {done} scan(s)")
+            console.print(f"stopped after {done} scan{'' if done == 1 else 's'}")
         console.print(statistics_block(session.store, session.settings))
 
 
@@ -219,7 +219,7 @@ def signals(
 
     settings = _settings(demo)
     if symbol is not None:
-        (symbol,) = _settings(demo, symbols=symbol).symbols[:1]
+        symbol = _product(symbol, demo)
     out().print(
         signals_table(
             _store(settings), symbol=symbol, limit=limit, accepted_only=accepted, demo=settings.mode == "demo"
@@ -427,6 +427,17 @@ def _settings(demo: bool | None, *, symbols: str | None = None, **changes: Any) 
         for field, option in _OPTIONS.items():
             told = told.replace(f"{env_name(field)} (from argument)", option)
         raise UsageProblemError(told) from None
+
+
+def _product(text: str, demo: bool | None) -> str:
+    """The one product of --symbol."""
+    try:
+        found = _settings(demo, symbols=text).symbols
+    except UsageProblemError as error:
+        raise UsageProblemError(str(error).replace("--symbols", "--symbol")) from None
+    if len(found) > 1:
+        raise UsageProblemError(f"--symbol {text} names {len(found)} products; give one, such as {found[0]}")
+    return found[0]
 
 
 def _check_rules(settings: Settings) -> None:

@@ -219,7 +219,7 @@ def statistics_block(store: Store, settings: Settings) -> Group:
         scans = reader.query(
             "SELECT count(*) AS n, min(as_of) AS first, max(as_of) AS last, sum(cost_usd) AS cost FROM scans"
         ).iloc[0]
-    title = f"{int(scans['n'])} scans"
+    title = _counted(int(scans["n"]), "scan")
     if scans["n"]:
         title += f", {scans['first']:%Y-%m-%d %H:%M}Z … {scans['last']:%Y-%m-%d %H:%M}Z"
     table = _table(title + _demo(settings.mode == "demo"))
@@ -247,7 +247,7 @@ def signals_table(store: Store, *, symbol: str | None, limit: int, accepted_only
     with store.reading() as reader:
         rows = reader.query(_SIGNALS, (symbol, symbol, accepted_only, limit))
         decimals = _decimals(reader, rows["symbol"])
-    told = f"the newest {len(rows)} signals" if len(rows) else "no signals yet"
+    told = f"{_counted(len(rows), 'signal')}, newest first" if len(rows) else "no signals yet"
     table = _table(told + _demo(demo))
     for name in ("signal", "side", "conf.", "entry", "stop", "target", "verdict", "outcome", "R"):
         table.add_column(name, overflow="fold")
@@ -334,7 +334,7 @@ def _call_blocks(signal: Mapping[str, Any], calls: Any) -> list[Any]:
     messages = messages if isinstance(messages, list) else messages.get("messages", [])
     prompt = "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
     told = (
-        f"{len(calls)} attempt(s), {_text(call['status'])}, ${_number(call['cost_usd'], 6)}, "
+        f"{_counted(len(calls), 'attempt')}, {_text(call['status'])}, ${_number(call['cost_usd'], 6)}, "
         f"{_number(call['latency_s'], 2)} s"
     )
     return [
@@ -350,7 +350,7 @@ def _gates_block(gate: Mapping[str, Any]) -> Table:
         (
             name,
             _passed(gate[f"{name}_ok"]),
-            ", ".join(f"{k} {v}" for k, v in inputs.get(name, {}).items() if k != "reasons"),
+            ", ".join(f"{k} {_seen(v)}" for k, v in inputs.get(name, {}).items() if k != "reasons"),
         )
         for name in ("freshness", "halt", "budget", "plan", "confidence", "rate", "ftmo")
     )
@@ -367,9 +367,11 @@ def _outcome_block(signal: Mapping[str, Any], outcome: Mapping[str, Any] | None,
     if outcome is None:
         opened = _side(signal) in ("BUY", "SELL")
         return Text("6 OUTCOME  " + ("not followed yet" if opened else "none: nothing was opened"))
+    entry = f"entry {_price(outcome['entry_price'], decimals)} at {_cell(outcome['entry_time'])}"
+    if outcome["outcome"] == "open":
+        return Panel(Text(f"open ({outcome['kind']}): {entry}, not closed yet"), title="6 OUTCOME", expand=False)
     told = (
-        f"{outcome['outcome']} ({outcome['kind']}): "
-        f"entry {_price(outcome['entry_price'], decimals)} at {_cell(outcome['entry_time'])}, "
+        f"{outcome['outcome']} ({outcome['kind']}): {entry}, "
         f"exit {_price(outcome['exit_price'], decimals)} at {_cell(outcome['exit_time'])} "
         f"by {_text(outcome['exit_reason'])}; "
         f"net return {_number(outcome['net_return'], 5)}, {_number(outcome['r_multiple'], 2)} R, "
@@ -434,6 +436,15 @@ def _decimals(reader: Reader, symbols: Iterable[Any]) -> dict[str, int]:
 def _price(value: Any, decimals: int) -> str:
     """A price in USD to its product's step: cents of a bitcoin, hundred-thousandths of a dogecoin."""
     return "–" if _missing(value) else f"{float(value):,.{decimals}f}"
+
+
+def _seen(value: Any) -> str:
+    """An input of a gate, without the digits that binary arithmetic adds."""
+    return f"{value:.8g}" if isinstance(value, float) else _text(value)
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def _text(value: Any) -> str:

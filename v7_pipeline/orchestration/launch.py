@@ -89,9 +89,15 @@ def _checked(result: dg.ExecuteInProcessResult, what: str) -> dg.ExecuteInProces
             error = error.cause
         text = event.step_failure_data.user_failure_data
         reason = (text.description if text and text.description else None) or (
-            error.message.strip() if error else "unknown"
+            _sentence(error) if error else "unknown"
         )
         causes.append(f"{event.step_key}: {reason}")
     raise LaunchError(
         f"{what} failed (run {result.run_id}): " + "; ".join(causes or ["see the run in Dagster's pages"])
     )
+
+
+def _sentence(error: Any) -> str:
+    """The error's own words; Dagster puts the class before them, which says nothing where the words are ours."""
+    words = str(error.message).strip()
+    return words.partition(": ")[2] if words.startswith("v7_pipeline.") else words

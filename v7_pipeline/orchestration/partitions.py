@@ -23,6 +23,7 @@ __all__ = [
 
 AS_OF_TAG = "v7/as_of"
 SCAN_TAG = "v7/scan"
+_DECISIONS = dg.AssetKey("llm_signals")
 
 
 def daily(first_day: date) -> dg.DailyPartitionsDefinition:
@@ -52,8 +53,11 @@ def parse_as_of(text: str) -> datetime:
 
 
 def is_scan(context: dg.AssetExecutionContext) -> bool:
-    """Whether the run is a scan at an instant; otherwise it materialises whole days."""
-    return AS_OF_TAG in context.run.tags
+    """Whether the run is a scan at an instant; otherwise it materialises whole days.
+
+    A run that decides is a scan also before it has its instant: started from the pages, its first step gives it one.
+    """
+    return AS_OF_TAG in context.run.tags or _DECISIONS in context.job_def.asset_layer.selected_asset_keys
 
 
 def instant_of(context: dg.AssetExecutionContext, clock: Callable[[], datetime]) -> datetime:
@@ -61,7 +65,7 @@ def instant_of(context: dg.AssetExecutionContext, clock: Callable[[], datetime])
     every step and every re-execution sees the same; a past day without one is refused, since decisions are
     facts of their instant and none is invented afterwards.
     """
-    run = context.instance.get_run_by_id(context.run_id) or context.run
+    run = context.instance.get_run_by_id(context.run.run_id) or context.run
     if AS_OF_TAG in run.tags:
         return parse_as_of(run.tags[AS_OF_TAG])
     now = minute(clock())
@@ -74,7 +78,7 @@ def instant_of(context: dg.AssetExecutionContext, clock: Callable[[], datetime])
             ),
             allow_retries=False,
         )
-    context.instance.add_run_tags(context.run_id, {AS_OF_TAG: as_of_text(now)})
+    context.instance.add_run_tags(context.run.run_id, {AS_OF_TAG: as_of_text(now)})
     return now
 
 

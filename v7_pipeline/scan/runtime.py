@@ -57,7 +57,12 @@ class Runtime:
             return self.overrides["store"]
         from v7_pipeline.store import open_store
 
-        return open_store(self.settings.store_url, wait_s=self.settings.store_wait_s, connect=self.connect)
+        # A lake on PostgreSQL keeps its Parquet files beside the mode's other data; a SQLite lake has a folder of its own.
+        lake = self.settings.store_url.startswith("ducklake:postgres")
+        files = str((self.settings.data_dir / "lake").resolve()) if lake else None
+        return open_store(
+            self.settings.store_url, wait_s=self.settings.store_wait_s, data_path=files, connect=self.connect
+        )
 
     @cached_property
     def market(self) -> Any:

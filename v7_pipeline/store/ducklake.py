@@ -173,13 +173,21 @@ class PostgresLake(DuckLake):
 
     @contextmanager
     def _writer_turn(self, deadline: Deadline) -> Iterator[None]:
+        import duckdb
+
         with process().cursor("ducklake", self.extension) as cursor:
             plain = self._attached(cursor, f"{self.key}#plain", self._conninfo, ["TYPE postgres"])
-            ask = f"SELECT pg_try_advisory_xact_lock({_TURN}) AS got"
+            ask = f"SELECT pg_advisory_xact_lock({_TURN})::TEXT"  # PostgreSQL serves first who came first
             cursor.execute("BEGIN")  # the server gives the turn back when the transaction or the process ends
             try:
-                while cursor.execute(f"SELECT got FROM postgres_query('{plain}', '{ask}')").fetchone() != (True,):
-                    deadline.pause("another writer")
+                limit = f"SELECT set_config(''lock_timeout'', ''{int(deadline.remaining * 1000) + 1}'', true)"
+                cursor.execute(f"FROM postgres_query('{plain}', '{limit}')").fetchall()
+                try:
+                    cursor.execute(f"FROM postgres_query('{plain}', '{ask}')").fetchall()
+                except duckdb.Error as error:
+                    if "lock timeout" not in str(error):
+                        raise
+                    raise deadline.busy("another writer") from None
                 yield
             finally:
                 cursor.execute("ROLLBACK")

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from v7_pipeline.store.waiting import is_held
+
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
@@ -45,16 +47,7 @@ def writers_mark(store: Path) -> Iterator[None]:
 
 def dead_writers(store: Path) -> list[Path]:
     """The marks that outlived their writers. To be called within the store's turn."""
-    return [mark for mark in store.parent.glob(f"{store.name}.writing-*") if not _alive(mark)]
-
-
-def _alive(mark: Path) -> bool:
-    try:
-        with mark.open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.fstat(handle.fileno()).st_nlink == 0  # its writer has just ended well
-    except (BlockingIOError, FileNotFoundError):
-        return True
+    return [mark for mark in store.parent.glob(f"{store.name}.writing-*") if not is_held(mark)]
 
 
 def read_all_metadata(connection: DuckDBPyConnection) -> None:

@@ -6,15 +6,18 @@ Only patience belongs here; what is waited for is the caller's.
 from __future__ import annotations
 
 import fcntl
+import os
 import random
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from v7_pipeline.store.errors import StoreBusy
 
-__all__ = ["Deadline", "turn"]
+__all__ = ["Deadline", "is_held", "turn"]
 
 _SHORTEST_S, _LONGEST_S = 0.001, 0.01
 
@@ -50,12 +53,53 @@ class Deadline:
 
 @contextmanager
 def turn(file: Path, deadline: Deadline) -> Iterator[None]:
-    """Hold `file` locked against other processes and threads; the kernel lets go when a holder dies."""
+    """Hold `file` locked against other processes and threads, first come, first served; a holder's death frees it.
+
+    Without the queue, who lets go and comes back at once would overtake all who sleep between two tries.
+    """
     with file.open("a") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
+        with _queue(file, deadline):
+            while not _locked(handle):
                 deadline.pause("another process that waits for it or writes")
         yield
+
+
+@contextmanager
+def _queue(file: Path, deadline: Deadline) -> Iterator[None]:
+    """Stand in the queue for `file`, a ticket with the time of arrival, until nobody who waits came earlier."""
+    ticket = file.with_name(f"{file.name}-{time.monotonic_ns():020d}-{uuid.uuid4().hex[:8]}")
+    with ticket.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            while _someone_before(ticket, file):
+                deadline.pause("other processes that came earlier")
+            yield
+        finally:
+            ticket.unlink(missing_ok=True)
+
+
+def _someone_before(ticket: Path, file: Path) -> bool:
+    for other in sorted(file.parent.glob(f"{file.name}-*")):
+        if other.name >= ticket.name:
+            return False
+        if is_held(other):
+            return True
+        other.unlink(missing_ok=True)
+    return False
+
+
+def is_held(file: Path) -> bool:
+    """Whether a living process keeps `file` locked; also true where its holder has just ended well and removed it."""
+    try:
+        with file.open() as handle:
+            return not _locked(handle) or os.fstat(handle.fileno()).st_nlink == 0
+    except FileNotFoundError:
+        return True
+
+
+def _locked(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

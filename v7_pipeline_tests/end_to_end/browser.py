@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 __all__ = ["SCREENSHOTS", "Browser", "open_browser"]
 
 # Read at import: the suite hides the machine's V7_… variables from each test.
-SCREENSHOTS = os.environ.get("V7SCREENSHOTS")
+SCREENSHOTS = os.environ.get("V7_SCREENSHOTS")
 _PACKAGES = ("chromium", "chromium-driver")
 _PATIENCE_S = 60.0
 _FLAGS = (
@@ -36,6 +37,10 @@ class Browser:
 
     def open(self, url: str) -> None:
         self.driver.get(url)
+
+    def resize(self, width: int, height: int) -> None:
+        """The window's size in pixels."""
+        self.driver.set_window_size(width, height)
 
     def text(self) -> str:
         """Everything that the page shows at present."""
@@ -90,6 +95,13 @@ class Browser:
         found = self.until(f"field {placeholder!r}", lambda: self.driver.find_elements(By.XPATH, path))
         found[0].click()
 
+    def expand_all_groups(self) -> None:
+        """Alt+E, as Dagster's asset graph offers it."""
+        from selenium.webdriver.common.action_chains import ActionChains
+        from selenium.webdriver.common.keys import Keys
+
+        ActionChains(self.driver).key_down(Keys.ALT).send_keys("e").key_up(Keys.ALT).perform()
+
     def pictures(self, *, named: str) -> list[Any]:
         """The shown and loaded pictures with the alternative text `named`, as the page's own elements."""
         return list(
@@ -101,18 +113,13 @@ class Browser:
         )
 
     def picture(self, name: str) -> None:
-        """Save the window as `name`.png in the folder V7SCREENSHOTS, where that is set."""
+        """Save the window as `name`.png in the folder V7_SCREENSHOTS, where that is set."""
         if not SCREENSHOTS:
             return
-        from PIL import Image
-
         folder = Path(SCREENSHOTS)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}.png"
-        self.driver.save_screenshot(str(path))
-        # 128 colours keep text sharp and the file a third of the size.
-        with Image.open(path) as image:
-            image.convert("RGB").quantize(128).save(path, optimize=True)
+        time.sleep(1.5)  # what fades or slides in has arrived
+        self.driver.save_screenshot(str(folder / f"{name}.png"))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(1200)]
 
 ASSETS = ("candles", "theory_features", "llm_signals", "gated_signals", "outcomes", "theory_attribution")
 TABLES = ("theory_features", "llm_calls", "llm_signals", "gated_signals", "win_rates", "scans")
+_V7 = (sys.executable, "-m", "v7_pipeline.cli")
 _RUNS = """query ($filter: RunsFilter!) { runsOrError(filter: $filter, limit: 50) { ... on Runs { results {
   runId status rootRunId tags { key value } } } } }"""
 
@@ -40,6 +42,13 @@ class Demo:
     dagster: str
     dashboard: str
     store: Store
+    environment: dict[str, str]
+
+    def scan(self, as_of: datetime) -> None:
+        """`v7 scan --demo --as-of …` beside the running demo."""
+        command = [*_V7, "scan", "--demo", "--as-of", f"{as_of:%Y-%m-%dT%H:%M:%SZ}"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=180, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def runs(self, **wanted: Any) -> list[dict[str, Any]]:
         """Runs of the job `scan`, newest first, with their tags as a mapping."""
@@ -53,7 +62,7 @@ class Demo:
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             for run in self.runs(statuses=["SUCCESS"]):
-                if "dagster/schedule_name" in run["tags"] and run["rootRunId"] == run["runId"]:
+                if "dagster/schedule_name" in run["tags"] and run["rootRunId"] is None:
                     return run
             time.sleep(1)
         pytest.fail("the schedule has not fired within four minutes")
@@ -74,15 +83,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     home, log = folder / "home", folder / "up.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("V7_", "DAGSTER"))}
     environment.pop("DEEPSEEK_API_KEY", None)
-    ports = {f"V7_{name}_PORT": str(_free_port()) for name in ("UI", "DASHBOARD", "SANDBOX")}
-    command = [sys.executable, "-m", "v7_pipeline.cli", "up", "--demo", *([] if SCREENSHOTS else ["--no-history"])]
+    environment |= {f"V7_{name}_PORT": str(_free_port()) for name in ("UI", "DASHBOARD", "SANDBOX")}
+    environment["V7_HOME"] = str(home)
+    command = [*_V7, "up", "--demo", *([] if SCREENSHOTS else ["--no-history"])]
     with log.open("w") as out:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment | ports | {"V7_HOME": str(home)}, stdout=out, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
         found = _addresses(process, log, patience_s=900)
-        yield Demo(found["Dagster"], found["Dashboard"], open_store(load_settings(home=home, mode="demo").store_url))
+        store = open_store(load_settings(home=home, mode="demo").store_url)
+        yield Demo(found["Dagster"], found["Dashboard"], store, environment)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -100,10 +109,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def test_the_asset_graph_shows_all_six_assets(browser: Browser, demo: Demo) -> None:
     demo.scheduled_scan()
-    groups = ",".join(f"global@global:{group}" for group in ("market", "theories", "signals", "learning"))
-    browser.open(f"{demo.dagster}/asset-groups?expanded={groups}")
+    browser.resize(1750, 1000)
+    browser.open(f"{demo.dagster}/asset-groups")
+    browser.see("market", "theories", "signals", "learning")
     browser.press("Hide navigation")
     browser.press_beside("Jump to…")  # its list of assets, which would stand in for the graph's nodes
+    browser.expand_all_groups()
     browser.see(*ASSETS)
     browser.picture("asset_graph")
 
@@ -111,10 +122,17 @@ def test_the_asset_graph_shows_all_six_assets(browser: Browser, demo: Demo) -> N
 def test_a_materialisation_of_gated_signals_tells_its_reasons_and_shows_the_prices(
     browser: Browser, demo: Demo
 ) -> None:
-    scan = demo.scheduled_scan()
-    rows = demo.rows_of(scan["tags"]["v7/as_of"])["gated_signals"]
-    browser.open(f"{demo.dagster}/assets/gated_signals?view=partitions&partition={scan['tags']['dagster/partition']}")
-    browser.see("DEMO", "Signals at", *rows["symbol"])
+    as_of = _instant_to_show(demo)
+    demo.scan(as_of)  # done twice it changes nothing, but its story is now the partition's newest
+    decisions = demo.rows_of(f"{as_of:%Y-%m-%dT%H:%M:%SZ}")["llm_signals"]
+    assert len(decisions) == 3
+
+    browser.resize(1500, 1000)
+    browser.open(f"{demo.dagster}/assets/gated_signals?view=partitions&partition={as_of:%Y-%m-%d}")
+    browser.see("DEMO", f"Signals at {as_of:%Y-%m-%d %H:%M}Z", "reasons against", *decisions["symbol"])
+    browser.see(*decisions["reasoning"])
+    browser.picture("gated_signals_reasons")
+    browser.press("[Show Markdown]")
     pictures = browser.until("price plot", lambda: browser.pictures(named="closes and signals"))
     assert pictures[0].size["width"] > 300
     browser.picture("gated_signals_metadata")
@@ -129,13 +147,14 @@ def test_a_scan_re_executed_from_its_page_has_the_same_instant_and_changes_no_ro
 
     browser.open(f"{demo.dagster}/runs/{scan['runId']}")
     browser.press("Re-execute all (*)")
-    browser.until(
-        "page of the new run", lambda: re.fullmatch(r"/runs/(?!%s)[0-9a-f-]{36}" % scan["runId"], browser.path())
-    )
+    pages = re.compile(rf"/runs/(?!{scan['runId']})[0-9a-f-]{{36}}")
+    browser.until("page of the new run", lambda: pages.fullmatch(browser.path()))
     again = browser.path().rsplit("/", 1)[-1]
     run = browser.until("end of the new run", lambda: _ended(demo, again), patience_s=180)
-    browser.see("Success", as_of)
+    browser.see("Success", "Re-executions (1)", "Finished execution of run")
     browser.picture("reexecution")
+    browser.press("View tags and config")
+    browser.see(f"v7/as_of: {as_of}")
 
     assert run["status"] == "SUCCESS"
     assert run["rootRunId"] == scan["runId"]
@@ -149,6 +168,15 @@ def test_the_dashboard_says_demo_and_shows_the_decisions(browser: Browser, demo:
     browser.open(demo.dashboard)
     browser.see("DEMO: simulated market", "BTC-USD", "ETH-USD", "SOL-USD")
     browser.picture("dashboard")
+
+
+def _instant_to_show(demo: Demo) -> datetime:
+    """The newest instant with an accepted signal, where there is one; else that of the newest scan."""
+    found = demo.store.query(
+        "SELECT as_of FROM gated_signals ORDER BY accepted DESC, as_of DESC LIMIT 1",
+    )["as_of"].iloc[0]
+    instant: datetime = found.to_pydatetime().astimezone(UTC)
+    return instant
 
 
 def _ended(demo: Demo, run_id: str) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from v7_pipeline.store import Store, StoreBusy, conform, open_store
 from v7_pipeline.store.process import process
 from v7_pipeline_tests.store.rows import DAY, FIXED, NEXT_DAY
 
-MINUTES = 1440
+MINUTES = 480
 
 
 def candles(day: datetime, minutes: int, close: float) -> pd.DataFrame:

@@ -88,10 +88,12 @@ def test_lesson_04_another_zones_instant_is_converted_by_conform_only(file_store
 
 def test_missing_values_are_refused_where_the_schema_allows_none(file_store: Store) -> None:
     for table, declared in TABLES.items():
+        whole = make_rows(table, 3)
         for column in declared.columns:
-            frame = make_rows(table, 3)
-            frame[column.name] = frame[column.name].where([True, False, True])
-            frame = conform(table, frame)
+            frame = whole.copy(deep=False)
+            frame[column.name] = pd.Series(
+                [whole[column.name][0], None, whole[column.name][2]], dtype=whole[column.name].dtype
+            )
             if column.nullable:
                 assert to_arrow(declared, frame)[column.name].null_count == 1
             else:
@@ -113,14 +115,14 @@ def test_a_key_twice_in_one_frame_is_refused(file_store: Store) -> None:
     assert "symbol=ETH-USD" in message and "open_time=2023-12-11 00:01" in message and "more than once" in message
 
 
-@pytest.mark.parametrize("column", ["source", "run_id", "code_version"])
-@pytest.mark.parametrize("value", [None, "", "  "])
-def test_lesson_21_provenance_is_mandatory(file_store: Store, column: str, value: str | None) -> None:
-    for table in TABLES:
-        if table != "schema_version":
-            frame = make_rows(table)
+@pytest.mark.parametrize("table", [table for table in TABLES if table != "schema_version"])
+def test_lesson_21_provenance_is_mandatory(table: str) -> None:
+    for column in ("source", "run_id", "code_version"):
+        for value in (None, "", "  "):
+            frame = make_rows(table, 3)
             frame.loc[2, column] = value
-            assert f"{table}.{column}" in refused(file_store, table, frame)
+            with pytest.raises(SchemaError, match=f"{table}.{column} must"):
+                to_arrow(TABLES[table], frame)
 
 
 def test_lesson_21_provenance_has_no_default_in_the_store(store: Store) -> None:

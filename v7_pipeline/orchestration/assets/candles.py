@@ -30,7 +30,7 @@ def build_candles(partitions: dg.DailyPartitionsDefinition) -> dg.AssetsDefiniti
             result = fetch_new(scan_context(context, runtime))
         else:
             start, end = window_of(context, runtime.clock)
-            ctx = runtime.context(end - timedelta(minutes=1), context.run_id)
+            ctx = runtime.context(end - timedelta(minutes=1), context.run.run_id)
             result = StepResult(notes=fill_candles(ctx, start, end, on_progress=runtime.on_progress))
         for symbol, reason in result.notes["failures"].items():
             context.log.error(f"{symbol}: {reason}")

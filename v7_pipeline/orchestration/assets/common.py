@@ -36,4 +36,4 @@ def asset_arguments(
 
 def scan_context(context: dg.AssetExecutionContext, runtime: Runtime) -> ScanContext:
     """The scan's context at the run's instant."""
-    return runtime.context(instant_of(context, runtime.clock), context.run_id)
+    return runtime.context(instant_of(context, runtime.clock), context.run.run_id)

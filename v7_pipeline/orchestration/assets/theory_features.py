@@ -32,7 +32,7 @@ def build_theory_features(partitions: dg.DailyPartitionsDefinition) -> dg.Assets
             result, until = new_readings(ctx), ctx.as_of
         else:
             start, end = window_of(context, runtime.clock)
-            ctx = runtime.context(end - timedelta(minutes=1), context.run_id)
+            ctx = runtime.context(end - timedelta(minutes=1), context.run.run_id)
             result, until = (
                 StepResult(notes=fill_features(ctx, start, end, on_progress=runtime.on_progress)),
                 end,

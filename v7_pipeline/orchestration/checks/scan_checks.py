@@ -60,7 +60,7 @@ CHECKS: tuple[Check, ...] = (
         "one_decision_for_each_symbol",
         "llm_signals",
         "Scans × symbols = rows of llm_signals.",
-        "SELECT abs(len(string_split(any_value(s.symbols), ',')) - count(l.signal_id)) AS bad FROM scans s "
+        "SELECT coalesce(abs(len(string_split(any_value(s.symbols), ',')) - count(l.signal_id)), 1) AS bad FROM scans s "
         "LEFT JOIN llm_signals l USING (as_of) WHERE s.as_of = ?",
     ),
     Check(
