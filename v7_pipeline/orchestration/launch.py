@@ -88,9 +88,7 @@ def _checked(result: dg.ExecuteInProcessResult, what: str) -> dg.ExecuteInProces
         while error is not None and error.cause is not None:
             error = error.cause
         text = event.step_failure_data.user_failure_data
-        reason = (text.description if text and text.description else None) or (
-            _sentence(error) if error else "unknown"
-        )
+        reason = (text.description if text and text.description else None) or (_sentence(error) if error else "unknown")
         causes.append(f"{event.step_key}: {reason}")
     raise LaunchError(
         f"{what} failed (run {result.run_id}): " + "; ".join(causes or ["see the run in Dagster's pages"])

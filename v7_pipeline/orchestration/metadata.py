@@ -149,7 +149,7 @@ def _palette() -> Any:
         (_DOWN, 0.6),
         (_DOWN, 0.3),
         (_DEMO, 0.25),
-        (_DEMO, 0.12),
+        ("black", 0.8),
     ]
     shades += [
         (_QUIET, 1.0),

@@ -16,6 +16,7 @@ import struct
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def writers_mark(store: Path) -> Iterator[None]:
 
 def dead_writers(store: Path) -> list[Path]:
     """The marks that outlived their writers. To be called within the store's turn."""
-    return [mark for mark in store.parent.glob(f"{store.name}.writing-*") if not is_held(mark)]
+    return [mark for mark in store.parent.glob(f"{escape(store.name)}.writing-*") if not is_held(mark)]
 
 
 def read_all_metadata(connection: DuckDBPyConnection) -> None:

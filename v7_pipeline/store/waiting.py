@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import IO
 
@@ -79,7 +80,7 @@ def _queue(file: Path, deadline: Deadline) -> Iterator[None]:
 
 
 def _someone_before(ticket: Path, file: Path) -> bool:
-    for other in sorted(file.parent.glob(f"{file.name}-*")):
+    for other in sorted(file.parent.glob(f"{escape(file.name)}-*")):
         if other.name >= ticket.name:
             return False
         if is_held(other):

@@ -244,6 +244,22 @@ def test_lesson_32_a_scan_between_two_scans_leaves_the_later_ones_rows_alone(ope
     assert_same(before, contents(world.store))
 
 
+def test_a_past_day_from_the_pages_fills_candles_but_decides_nothing(opened: Open) -> None:
+    world = opened()
+    job = world.defs.resolve_job_def("scan")
+    past = {"instance": world.instance, "partition_key": "2026-11-16", "raise_on_error": False}
+    assert not job.execute_in_process(**past).success
+    assert _failed_steps(world) == {"candles"}
+    assert world.server.counts.get("candles", 0) == 0
+
+    filled = job.execute_in_process(asset_selection=[dg.AssetKey("candles")], **past)
+    assert filled.success, filled.get_step_failure_events()
+    day = world.store.query("SELECT * FROM candles WHERE open_time >= '2026-11-16T00:00:00Z'")
+    assert day["open_time"].max() == pd.Timestamp("2026-11-16T23:59", tz="UTC")
+    assert set(day["symbol"]) == {*OTHERS, "ETH-USD"}
+    assert world.store.query("SELECT * FROM scans").empty
+
+
 # --- the store held by others ---------------------------------------------------------------
 
 _HOLD = """
@@ -335,7 +351,7 @@ def test_lesson_30_no_file_under_the_home_and_no_line_of_output_holds_the_key(
     written = "\n".join(_texts(world.file.parent))
     said = "".join(capfd.readouterr()) + str(refused.value) + repr(world.runtime.settings)
     # What must be found is found: the search reads the store, the event logs and the snapshots.
-    for known in ("v7-BTC-USD-20261118T120200Z", "STEP_FAILURE", "theory_attribution", "authentication"):
+    for known in ("v7-BTC-USD-20261118T120200Z", "STEP_FAILURE", "theory_attribution", "is invalid"):
         assert known.lower() in written.lower(), known
     assert MARKER not in written
     assert MARKER not in said

@@ -109,13 +109,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def test_the_asset_graph_shows_all_six_assets(browser: Browser, demo: Demo) -> None:
     demo.scheduled_scan()
-    browser.resize(1750, 1000)
+    browser.resize(1750, 640)
     browser.open(f"{demo.dagster}/asset-groups")
     browser.see("market", "theories", "signals", "learning")
     browser.press("Hide navigation")
     browser.press_beside("Jump to…")  # its list of assets, which would stand in for the graph's nodes
     browser.expand_all_groups()
     browser.see(*ASSETS)
+    browser.until("pause between two scans", lambda: "Materializing" not in browser.text())
     browser.picture("asset_graph")
 
 

@@ -2,7 +2,6 @@
 
 # No postponed annotations here: Dagster reads those of its decorated functions as they are.
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -12,7 +11,7 @@ from v7_pipeline.orchestration.metadata import heading, markdown_table
 from v7_pipeline.orchestration.partitions import is_scan, window_of
 from v7_pipeline.scan.backfill import fill_candles
 from v7_pipeline.scan.candles import fetch_new
-from v7_pipeline.scan.context import StepResult
+from v7_pipeline.scan.context import StepResult, minute
 from v7_pipeline.scan.runtime import Runtime
 
 __all__ = ["build_candles"]
@@ -30,7 +29,8 @@ def build_candles(partitions: dg.DailyPartitionsDefinition) -> dg.AssetsDefiniti
             result = fetch_new(scan_context(context, runtime))
         else:
             start, end = window_of(context, runtime.clock)
-            ctx = runtime.context(end - timedelta(minutes=1), context.run.run_id)
+            # The day's last minute is closed at its end: a context before it would not ask for that minute.
+            ctx = runtime.context(min(end, minute(runtime.clock())), context.run.run_id)
             result = StepResult(notes=fill_candles(ctx, start, end, on_progress=runtime.on_progress))
         for symbol, reason in result.notes["failures"].items():
             context.log.error(f"{symbol}: {reason}")
