@@ -42,8 +42,9 @@ def main() -> None:
 def _scans(folder: Path, scans: int, runs: int) -> tuple[list[float], list[float]]:
     from v7_pipeline.definitions import build_definitions
     from v7_pipeline.orchestration.launch import execute_backfill, execute_scan, open_instance
-    from v7_pipeline.orchestration.up import answers, make_runtime, sandbox_settings
+    from v7_pipeline.orchestration.up import answers, sandbox_settings
     from v7_pipeline.scan.run import run_scan
+    from v7_pipeline.scan.runtime import build_runtime
     from v7_pipeline.settings import load_settings
 
     port = 18077
@@ -54,7 +55,7 @@ def _scans(folder: Path, scans: int, runs: int) -> tuple[list[float], list[float
             time.sleep(0.1)
         settings = sandbox_settings(load_settings(home=folder, mode="demo", analyst="rules"), url)
         settings = settings.model_copy(update={"analyst": "rules"})
-        runtime = make_runtime(settings)
+        runtime = build_runtime(settings)
         runtime.prepare_store()
         instance = open_instance(settings)
         defs = build_definitions(settings, runtime=runtime)

@@ -357,7 +357,7 @@ class _Session:
 
     def __enter__(self) -> _Session:
         from v7_pipeline.orchestration.launch import open_instance
-        from v7_pipeline.orchestration.up import make_runtime
+        from v7_pipeline.scan.runtime import build_runtime
 
         _check_rules(self.settings)
         _store(self.settings)  # a name that means no store is told before anything is started
@@ -366,7 +366,7 @@ class _Session:
         self.instance = open_instance(self.settings)
         from v7_pipeline.definitions import build_definitions
 
-        self._runtime = make_runtime(self.settings)
+        self._runtime = build_runtime(self.settings)
         self.store = self._runtime.prepare_store()
         self._defs = build_definitions(self.settings, runtime=self._runtime)
         return self

@@ -43,8 +43,7 @@ def build_definitions(
     settings = settings or (runtime.settings if runtime else load_settings())
     duckdb_resource = store_resource(settings)
     if runtime is None:
-        connect = duckdb_resource.connection if duckdb_resource else None
-        runtime = build_runtime(settings, connect=connect, **overrides)
+        runtime = build_runtime(settings, **overrides)
     jobs = build_jobs(settings)
     retention_job, retention_schedule = build_retention()
     resources: dict[str, Any] = {"runtime": runtime, "io_manager": StoreIOManager(runtime)}

@@ -50,8 +50,8 @@ def sandbox() -> Iterator[Any]:
 @pytest.fixture
 def make_runtime(make_settings: Callable[..., Any], sandbox: Any) -> Callable[..., Any]:
     """A runtime in demo mode against the sandbox; its clock stands where the test says."""
-    from v7_pipeline.orchestration.up import make_runtime as build
     from v7_pipeline.orchestration.up import sandbox_settings
+    from v7_pipeline.scan.runtime import build_runtime as build
 
     def make(now: datetime = datetime(2026, 3, 3, 12, 0, 5, tzinfo=UTC), **changes: Any) -> Any:
         settings = sandbox_settings(make_settings(**{"mode": "demo"} | changes), sandbox.url)

@@ -10,8 +10,10 @@ import os
 import shutil
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import dagster as dg
 
@@ -23,6 +25,9 @@ __all__ = ["LaunchError", "execute_backfill", "execute_scan", "open_instance", "
 
 # Runs of ours print their own blocks; Dagster's event log keeps everything.
 _QUIET: Mapping[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+LOCATION = "v7_pipeline"  # as in workspace.yaml
 
 
 class LaunchError(RuntimeError):
@@ -50,14 +55,8 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
 
 def execute_scan(defs: dg.Definitions, instance: dg.DagsterInstance, as_of: datetime) -> dg.ExecuteInProcessResult:
     """One scan at `as_of` in this process. LaunchError where a step failed."""
-    job = defs.resolve_job_def(SCAN_JOB)
-    result = job.execute_in_process(
-        instance=instance,
-        partition_key=partition_of(as_of),
-        tags={AS_OF_TAG: as_of_text(as_of)},
-        run_config=dict(_QUIET),
-        raise_on_error=False,
-    )
+    tags = {AS_OF_TAG: as_of_text(as_of)}
+    result = _execute(defs, instance, SCAN_JOB, tags, partition_key=partition_of(as_of))
     return _checked(result, f"the scan of {as_of_text(as_of)}")
 
 
@@ -65,17 +64,27 @@ def execute_backfill(
     defs: dg.Definitions, instance: dg.DagsterInstance, first_day: str, last_day: str
 ) -> dg.ExecuteInProcessResult:
     """Candles and readings of first_day … last_day (both included) in one run. LaunchError where a step failed."""
-    job = defs.resolve_job_def(BACKFILL_JOB)
-    result = job.execute_in_process(
-        instance=instance,
-        tags={
-            "dagster/asset_partition_range_start": first_day,
-            "dagster/asset_partition_range_end": last_day,
-        },
-        run_config=dict(_QUIET),
-        raise_on_error=False,
-    )
+    tags = {"dagster/asset_partition_range_start": first_day, "dagster/asset_partition_range_end": last_day}
+    result = _execute(defs, instance, BACKFILL_JOB, tags)
     return _checked(result, f"the backfill of {first_day} … {last_day}")
+
+
+def _execute(
+    defs: dg.Definitions, instance: dg.DagsterInstance, name: str, tags: dict[str, str], **partition: Any
+) -> dg.ExecuteInProcessResult:
+    """The job `name` in this process, recorded so that Dagster's pages can re-execute it.
+
+    Such a run must say which code location it belongs to, and Dagster has no public way to say it for a run in
+    process: the names below are internal, and the versions are pinned.
+    """
+    from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), "__repository__")
+    create = partial(instance.create_run_for_job, remote_job_origin=RemoteJobOrigin(repository, name))
+    with mock.patch.object(instance, "create_run_for_job", create):
+        return defs.resolve_job_def(name).execute_in_process(
+            instance=instance, tags=tags, run_config=dict(_QUIET), raise_on_error=False, **partition
+        )
 
 
 def _checked(result: dg.ExecuteInProcessResult, what: str) -> dg.ExecuteInProcessResult:

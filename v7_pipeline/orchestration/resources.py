@@ -1,4 +1,4 @@
-"""The store's connections as a Dagster resource: dagster-duckdb's, with read-only and UTC added."""
+"""The store's connections as a Dagster resource: dagster-duckdb's, on the store's own way of opening its file."""
 
 from __future__ import annotations
 
@@ -9,31 +9,28 @@ from typing import Any
 from dagster_duckdb import DuckDBResource
 
 from v7_pipeline.settings import Settings
+from v7_pipeline.store import open_store
 
 __all__ = ["StoreResource", "store_resource"]
 
 
 class StoreResource(DuckDBResource):
-    """dagster-duckdb's resource for the V7 store.
+    """dagster-duckdb's resource for the V7 store: `get_connection()` works as everywhere.
 
-    `get_connection()` works as everywhere; `connection(read_only)` is what the store builds on: one attempt, no
-    back-off of its own (the stock one starves while other processes write; the store waits with jitter instead).
+    It opens the file as the store does: in its turn, waiting with a deadline (the stock back-off starves while other
+    processes write), in a UTC session, closed at the end whatever happens; read-only where asked.
     """
 
-    @contextmanager
-    def connection(self, read_only: bool) -> Iterator[Any]:
-        """One connection, closed at the end whatever happens."""
-        import duckdb
+    wait_s: float = 10.0
 
-        handle = duckdb.connect(self.database, read_only=read_only, config=dict(self.connection_config))
-        try:
-            yield handle
-        finally:
-            handle.close()
+    @contextmanager
+    def get_connection(self, *, read_only: bool = False) -> Iterator[Any]:
+        """One connection for a group of statements. StoreBusy where others hold the file until the deadline."""
+        with open_store(f"duckdb:{self.database}", wait_s=self.wait_s).connection(read_only=read_only) as connection:
+            yield connection
 
 
 def store_resource(settings: Settings) -> StoreResource | None:
-    """The resource of an embedded store; None for a lake, which the store attaches by itself."""
+    """The resource of an embedded store; None for a lake, which is attached and has no file to open."""
     kind, _, path = settings.store_url.partition(":")
-    # One thread: a scan's statements are small, and waiting for a second thread costs more than it saves.
-    return StoreResource(database=path, connection_config={"threads": 1}) if kind == "duckdb" else None
+    return StoreResource(database=path, wait_s=settings.store_wait_s) if kind == "duckdb" else None

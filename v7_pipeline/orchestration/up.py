@@ -34,7 +34,6 @@ __all__ = [
     "answers",
     "fill",
     "hold_lock",
-    "make_runtime",
     "sandbox_settings",
     "up",
 ]
@@ -238,7 +237,7 @@ def fill(
     one scan of the present minute. Live mode never makes up decisions for the past.
     """
     instance = open_instance(settings)
-    runtime = make_runtime(settings)
+    runtime = build_runtime(settings)
     runtime.on_progress = teller.progress
     store = runtime.prepare_store()
     defs = build(settings, runtime=runtime)
@@ -301,13 +300,6 @@ def _report(instance: dg.DagsterInstance, instants: Sequence[datetime]) -> None:
                     metadata={"history": dg.MetadataValue.md(text), "scans": len(inside)},
                 )
             )
-
-
-def make_runtime(settings: Settings) -> Runtime:
-    from v7_pipeline.orchestration.resources import store_resource
-
-    resource = store_resource(settings)
-    return build_runtime(settings, connect=resource.connection if resource else None)
 
 
 def _environment(settings: Settings, home: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ Everything is made on first use, so that a command that only reads the store nev
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,8 +19,6 @@ from v7_pipeline.store import Store
 
 __all__ = ["Runtime", "build_runtime", "utc_now"]
 
-Connect = Callable[[bool], AbstractContextManager[Any]]
-
 
 def utc_now() -> datetime:
     """The wall clock, aware."""
@@ -34,7 +31,6 @@ class Runtime:
 
     settings: Settings
     clock: Clock = utc_now
-    connect: Connect | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     on_progress: Callable[[str, int, int], None] | None = None
 
@@ -57,12 +53,10 @@ class Runtime:
             return self.overrides["store"]
         from v7_pipeline.store import open_store
 
-        # A lake on PostgreSQL keeps its Parquet files beside the mode's other data; a SQLite lake has a folder of its own.
+        # A lake on PostgreSQL keeps its Parquet files in the mode's folder; a SQLite lake has a folder of its own.
         lake = self.settings.store_url.startswith("ducklake:postgres")
         files = str((self.settings.data_dir / "lake").resolve()) if lake else None
-        return open_store(
-            self.settings.store_url, wait_s=self.settings.store_wait_s, data_path=files, connect=self.connect
-        )
+        return open_store(self.settings.store_url, wait_s=self.settings.store_wait_s, data_path=files)
 
     @cached_property
     def market(self) -> Any:
@@ -139,11 +133,9 @@ class Runtime:
         )
 
 
-def build_runtime(
-    settings: Settings, *, clock: Clock = utc_now, connect: Connect | None = None, **overrides: Any
-) -> Runtime:
+def build_runtime(settings: Settings, *, clock: Clock = utc_now, **overrides: Any) -> Runtime:
     """A runtime from `settings`; `store`, `market` or `analyst` may be given instead of made."""
     unknown = set(overrides) - {"store", "market", "analyst"}
     if unknown:
         raise TypeError(f"a runtime has no part called {', '.join(sorted(unknown))}; it has store, market and analyst")
-    return Runtime(settings, clock, connect, overrides)
+    return Runtime(settings, clock, overrides)

@@ -387,6 +387,12 @@ class Store:
             return migrations.stored_version(connection)
 
     @contextmanager
+    def connection(self, *, read_only: bool = False) -> Iterator[DuckDBPyConnection]:
+        """DuckDB's own connection for a group of statements, for those who bring their own; nothing is checked."""
+        with self._scope(write=not read_only) as connection:
+            yield connection
+
+    @contextmanager
     def reading(self) -> Iterator[Reader]:
         """A brief read-only block over one snapshot; inside this thread's own transaction it sees its changes."""
         active = self._active

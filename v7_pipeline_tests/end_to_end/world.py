@@ -17,10 +17,10 @@ import pandas as pd
 
 from v7_pipeline.definitions import build_definitions
 from v7_pipeline.orchestration.launch import execute_scan, open_instance
-from v7_pipeline.orchestration.up import make_runtime, sandbox_settings
+from v7_pipeline.orchestration.up import sandbox_settings
 from v7_pipeline.sandbox.server import SandboxServer
 from v7_pipeline.scan.run import ScanReport, run_scan
-from v7_pipeline.scan.runtime import Runtime
+from v7_pipeline.scan.runtime import Runtime, build_runtime
 from v7_pipeline.settings import load_settings
 from v7_pipeline.store import Store
 from v7_pipeline.store.schema import TABLES
@@ -81,7 +81,7 @@ def open_world(
     if through_sandbox:
         settings = sandbox_settings(settings, server.url)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    runtime = make_runtime(settings)
+    runtime = build_runtime(settings)
     runtime.clock = clock
     runtime.prepare_store()
     instance = open_instance(settings)
