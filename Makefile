@@ -32,7 +32,7 @@ imports:
 	$(BIN)/lint-imports
 
 unit:
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
 # The first system died of local time: what deals with time passes in three zones.
 zones:

@@ -32,7 +32,7 @@ _EXISTING = "SELECT symbol, features_as_of FROM llm_signals WHERE as_of = ? AND 
 _SPENT = """
 SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)) FILTER (reserved_at >= ?), 0) AS day,
        coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) AS month
-FROM llm_calls WHERE reserved_at >= ? AND reserved_at < ? AND as_of <> ?
+FROM llm_calls WHERE reserved_at >= ? AND reserved_at < ? AND as_of < ?
 """
 _PRICES = """
 SELECT symbol, open_time, open, high, low, close FROM candles WHERE open_time < ? AND open_time >= ?

@@ -5,14 +5,14 @@ Everything is made on first use, so that a command that only reads the store nev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 from v7_pipeline import __version__
-from v7_pipeline.analyst.base import Analyst
+from v7_pipeline.analyst.base import Analyst, Decision, Question
 from v7_pipeline.scan.context import LATE_AFTER, Clock, ScanContext, ScanError, Source
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store
@@ -124,13 +124,35 @@ class Runtime:
             settings=self.settings,
             store=self.store,
             market=self.market,
-            analyst=self.analyst(provenance),
+            analyst=_WhenAsked(lambda: self.analyst(provenance)),
             as_of=as_of,
             run_id=run_id,
             source=source,
             clock=clock,
             wall_clock=self.clock,
         )
+
+
+class _WhenAsked:
+    """An analyst that is made when it is first needed: a wrong key must not keep candles from being stored."""
+
+    def __init__(self, make: Callable[[], Analyst]) -> None:
+        self._make = make
+
+    @cached_property
+    def _analyst(self) -> Analyst:
+        return self._make()
+
+    @property
+    def name(self) -> str:
+        return self._analyst.name
+
+    @property
+    def worst_case_usd(self) -> float:
+        return self._analyst.worst_case_usd
+
+    def decide(self, questions: Sequence[Question], *, now: datetime) -> list[Decision]:
+        return self._analyst.decide(questions, now=now)
 
 
 def build_runtime(settings: Settings, *, clock: Clock = utc_now, **overrides: Any) -> Runtime:
