@@ -133,28 +133,11 @@ def _start(
     logs = settings.data_dir / "logs"
     home = prepare_home(settings)
     sandbox_url: str | None = None
+    first: list[Child] = []
     if settings.mode == "demo":
         port = _port(settings.host, settings.sandbox_port, teller, "the sandbox")
         sandbox_url = f"http://{settings.host}:{port}"
-        argv = [
-            sys.executable,
-            "-m",
-            "v7_pipeline.cli",
-            "sandbox",
-            "--port",
-            str(port),
-            "--host",
-            settings.host,
-        ]
-        supervisor.start(
-            Child(
-                "sandbox",
-                [*argv, "--seed", str(settings.sandbox_seed)],
-                _environment(settings, home),
-                logs / "sandbox.log",
-                ready=lambda: answers(f"{sandbox_url}/health"),
-            )
-        )
+        first.append(_sandbox(settings, _environment(settings, home), logs, port))
         settings = sandbox_settings(settings, sandbox_url)
     environment = _environment(settings, home)
     code_port = _port(settings.host, 0, teller, "the code server")
@@ -162,39 +145,46 @@ def _start(
     dashboard_port = _port(settings.host, settings.dashboard_port, teller, "the dashboard")
     workspace = _workspace(settings, code_port)
     addresses = Addresses(f"http://{settings.host}:{ui_port}", f"http://{settings.host}:{dashboard_port}", sandbox_url)
-    # The pages start while the history is filled; the daemon afterwards: no tick meets a half-filled store.
     code, pages = _pages(settings, environment, logs, workspace, code_port, ui_port)
-    supervisor.start(code)  # first, so that the pages find it
-    supervisor.launch(pages)
+    dashboard = _dashboard(settings, environment, logs, dashboard_port, addresses.dagster)
+    supervisor.start(*first, code)  # before the pages, so that they find the code
+    # The pages start while the history is filled; the daemon afterwards: no tick meets a half-filled store.
+    supervisor.launch(pages, dashboard)
     fill(settings, teller, build, history=history, stopping=lambda: supervisor.stopping)
+    supervisor.await_ready(pages, dashboard)
     if supervisor.stopping:
         return None
-    supervisor.await_ready(pages)
     supervisor.start(
         Child(
             "daemon",
             [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace), "--log-level", "warning"],
             environment,
             logs / "daemon.log",
-        ),
-        Child(
-            "dashboard",
-            [
-                sys.executable,
-                "-m",
-                "v7_pipeline.cli",
-                "dashboard",
-                "--port",
-                str(dashboard_port),
-                "--dagster-url",
-                addresses.dagster,
-            ],
-            environment,
-            logs / "dashboard.log",
-            ready=lambda: answers(f"{addresses.dashboard}/health"),
-        ),
+        )
     )
     return None if supervisor.stopping else addresses
+
+
+def _sandbox(settings: Settings, environment: dict[str, str], logs: Path, port: int) -> Child:
+    command = [sys.executable, "-m", "v7_pipeline.cli", "sandbox", "--host", settings.host, "--port", str(port)]
+    return Child(
+        "sandbox",
+        [*command, "--seed", str(settings.sandbox_seed)],
+        environment,
+        logs / "sandbox.log",
+        ready=lambda: answers(f"http://{settings.host}:{port}/health"),
+    )
+
+
+def _dashboard(settings: Settings, environment: dict[str, str], logs: Path, port: int, dagster_url: str) -> Child:
+    command = [sys.executable, "-m", "v7_pipeline.cli", "dashboard", "--port", str(port), "--dagster-url", dagster_url]
+    return Child(
+        "dashboard",
+        command,
+        environment,
+        logs / "dashboard.log",
+        ready=lambda: answers(f"http://{settings.host}:{port}/health"),
+    )
 
 
 def _pages(
