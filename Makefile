@@ -44,6 +44,7 @@ test-slow: setup    ## drills, the daemon, the browser, PostgreSQL
 
 bench: setup        ## print the measured figures
 	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/start.py
 
 docs: setup
 	$(BIN)/mkdocs build --strict

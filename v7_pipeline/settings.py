@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     deepseek_model: str = Field("deepseek-flash", description="model; must have a dated price")
     deepseek_deadline_s: float = Field(30.0, gt=0, description="s; total deadline of one call, all attempts")
     deepseek_max_tokens: int = Field(600, ge=64, description="tokens; most that an answer may have")
+    prices_file: Path | None = Field(
+        None, description="TOML file with [[price]] entries of further models (format: analyst/prices.toml)"
+    )
     aggressive: bool = Field(False, description="aggressive mode: lower thresholds, stated in the prompt")
     daily_budget_usd: float = Field(3.0, ge=0, description="USD a UTC day for analyst calls")
     monthly_budget_usd: float = Field(100.0, ge=0, description="USD a UTC month for analyst calls")

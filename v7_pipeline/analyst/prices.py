@@ -111,17 +111,23 @@ class PriceTable:
         models = ", ".join(sorted({entry.model for entry in self.entries}))
         raise UnknownPriceError(
             f"no dated price for model {model!r} at {instant.astimezone(UTC):%Y-%m-%dT%H:%MZ}, so nothing was sent; "
-            f"choose a priced model ({models}) with V7_DEEPSEEK_MODEL or add an entry to prices.toml"
+            f"choose a priced model ({models}) with V7_DEEPSEEK_MODEL or give it a price in the file of V7_PRICES_FILE"
         )
 
 
-def load_prices(path: Path = TABLE_FILE) -> PriceTable:
-    """The price table in `path` (format: see prices.toml)."""
-    with path.open("rb") as file:
+def load_prices(more: Path | None = None) -> PriceTable:
+    """The shipped price table (prices.toml), with the entries of `more` beside it: [[price]] in the same format.
+
+    A model of one's own (Ollama, vLLM, OpenRouter) needs its price there, be it 0. AnalystError on an unusable file.
+    """
+    with TABLE_FILE.open("rb") as file:
         table = tomllib.load(file)
     peak = table["peak"]
+    entries = [_read_entry(entry) for entry in table["price"]]
+    if more is not None:
+        entries += _own_entries(more)
     return PriceTable(
-        entries=tuple(_read_entry(entry) for entry in table["price"]),
+        entries=tuple(entries),
         peak_hours=tuple((first, last) for first, last in peak["hours_utc"]),
         peak_weekdays=frozenset(peak["weekdays"]),
         holidays=tuple((first, last) for first, last in peak["holidays"]),
@@ -139,8 +145,27 @@ def token_upper_bound(messages: list[dict[str, str]] | tuple[Mapping[str, str], 
     return sum(len(text.encode("utf-8", "surrogatepass")) + TEMPLATE_TOKENS for text in texts) + TEMPLATE_TOKENS
 
 
+def _own_entries(path: Path) -> list[_Entry]:
+    try:
+        with path.open("rb") as file:
+            listed = tomllib.load(file).get("price", [])
+        entries = [_read_entry({"peak_factor": 1, **entry}) for entry in listed]
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        wrong = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise AnalystError(
+            f"the price file {path} (V7_PRICES_FILE) is not usable: {wrong}; it needs [[price]] entries with model, "
+            f"from (an instant with time zone), hit, miss and output in USD per 1,000,000 tokens"
+        ) from None
+    if not entries:
+        raise AnalystError(f"the price file {path} (V7_PRICES_FILE) has no [[price]] entry; add one or unset it")
+    return entries
+
+
 def _read_entry(entry: Mapping[str, Any]) -> _Entry:
     numbers = {name: float(entry[name]) for name in ("hit", "miss", "output", "peak_factor")}
     if min(numbers.values()) < 0:
         raise ValueError(f"prices.toml: the entry {entry['model']} from {entry['from']} has a negative price")
-    return _Entry(model=entry["model"], start=entry["from"], until=entry.get("until"), **numbers)
+    start = entry["from"]
+    if not isinstance(start, datetime) or start.tzinfo is None:
+        raise ValueError(f"the entry {entry['model']} begins at {start}, which is no instant with a time zone")
+    return _Entry(model=entry["model"], start=start, until=entry.get("until"), **numbers)

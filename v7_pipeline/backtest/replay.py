@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from v7_pipeline import __version__
 from v7_pipeline.analyst.base import Analyst
@@ -60,14 +60,6 @@ class BacktestResult:
     venue: str
 
 
-class _Replayed(Settings):
-    """Settings of a replay: what a scan learns from are the replay's own outcomes, never the live ones."""
-
-    @property
-    def source(self) -> Any:
-        return SOURCE
-
-
 def replay(
     source: Store,
     target: Store,
@@ -100,12 +92,11 @@ def replay(
     target.migrate(__version__, instants[0])  # like every clock of a backtest, this one stands in the replayed time
     _refuse_foreign_rows(target, run_id)
     market = StoredMarket(source, venue=venue)
-    replayed = _Replayed.model_construct(**{name: getattr(settings, name) for name in Settings.model_fields})
     with target.session():
         finished = set(target.query("SELECT as_of FROM scans WHERE status = 'finished'")["as_of"])
         for done, as_of in enumerate(instants, 1):
             if as_of not in finished:
-                run_scan(_context(replayed, target, market, analyst, as_of, run_id))
+                run_scan(_context(settings, target, market, analyst, as_of, run_id))
             if on_progress:
                 on_progress(SCANS_STAGE, done, len(instants))
     return BacktestResult(

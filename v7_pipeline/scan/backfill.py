@@ -77,7 +77,7 @@ def fill_features(
     newest: datetime | None = None
     while lower < end:
         upper = min(lower + _PIECE, end)
-        frame = readings(ctx.store, ctx.symbols, lower, upper, settings=ctx.settings)
+        frame = readings(ctx.store, ctx.symbols, lower, upper, settings=ctx.settings, source=ctx.learnt_from)
         if len(frame):
             with ctx.store.transaction() as tx:
                 tx.replace_slice(

@@ -48,7 +48,7 @@ def fetch_range(
     ctx: ScanContext, ranges: Mapping[str, tuple[datetime, datetime]], *, on_page: OnPage | None = None
 ) -> StepResult:
     """Candles of the given ranges, closed at the wall clock; a failing symbol does not stop the others."""
-    answers = ctx.market.candles_of(dict(ranges), now=ctx.clock(), on_page=on_page)
+    answers = ctx.market.candles_of(dict(ranges), now=ctx.wall_clock(), on_page=on_page)
     return _result(ctx, answers)
 
 
@@ -96,7 +96,9 @@ def _result(ctx: ScanContext, answers: Mapping[str, Any]) -> StepResult:
     }
     if not frames:
         return StepResult(notes=notes)
-    frame = pd.concat(frames, ignore_index=True).assign(venue=ctx.market.venue, fetched_at=pd.Timestamp(ctx.clock()))
+    # A backtest fetches nothing: there the whole scan stands in the replayed time.
+    fetched_at = pd.Timestamp(ctx.clock() if ctx.source == "backtest" else ctx.wall_clock())
+    frame = pd.concat(frames, ignore_index=True).assign(venue=ctx.market.venue, fetched_at=fetched_at)
     return StepResult((Write("candles", ctx.marked("candles", frame), "upsert"),), notes)
 
 

@@ -80,6 +80,11 @@ class ScanContext:
         return self.wall_clock() - self.as_of > LATE_AFTER
 
     @property
+    def learnt_from(self) -> Source:
+        """Whose outcomes the win rates of this scan rest on: a backtest's own, never the live ones, else the mode's."""
+        return "backtest" if self.source == "backtest" else self.settings.source
+
+    @property
     def is_demo(self) -> bool:
         return self.settings.mode == "demo"
 

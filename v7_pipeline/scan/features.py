@@ -6,13 +6,13 @@ The live scan and the backfill call the same function over different minutes; th
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
 import pandas as pd
 
 from v7_pipeline.market.grid import dense_grid
 from v7_pipeline.scan.candles import HISTORY
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
+from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store
 from v7_pipeline.theories import compute_features
 
@@ -24,29 +24,47 @@ _ARRIVED = """
 SELECT min(open_time) AS first FROM candles WHERE open_time < ? AND open_time >= ?
 AND fetched_at > (SELECT max(finished_at) FROM scans WHERE status = 'finished' AND as_of < ?)
 """
+# A scan of the past may find readings that a backfill made before that day's trades were followed: its win rate is of
+# another state of knowledge than the posterior that was known at its instant.
+_UNTAUGHT = """
+SELECT min(f.as_of) AS first FROM theory_features f ASOF LEFT JOIN
+  (SELECT as_of + INTERVAL 1 MINUTE AS known, n, mean FROM win_rates WHERE scope = 'all' AND source = ?) w
+  ON f.as_of >= w.known
+WHERE f.as_of <= ? AND f.as_of > ? AND f.win_rate_n IS NOT NULL
+  AND (f.win_rate_n <> coalesce(w.n, 0) OR (w.n > 0 AND f.win_rate IS DISTINCT FROM w.mean))
+"""
 # A scan that finds nothing stored computes this much; older minutes are the backfill's.
 FIRST_SPAN = timedelta(hours=4)
 
 
 def new_readings(ctx: ScanContext) -> StepResult:
-    """Readings since the newest stored one, and again of those whose candles may have been revised."""
+    """Readings since the newest stored one, and again of those whose candles or posterior may have been others."""
     floor = ctx.as_of - FIRST_SPAN
     with ctx.store.reading() as reader:
         newest = {row["symbol"]: row["newest"] for row in reader.rows(_NEWEST, (ctx.as_of, floor))}
-        arrived = None if ctx.is_late else reader.rows(_ARRIVED, (ctx.as_of, floor, ctx.as_of))[0]["first"]
+        if ctx.is_late:
+            again = reader.rows(_UNTAUGHT, (ctx.learnt_from, ctx.as_of, floor))[0]["first"]
+        else:
+            # A reading depends on the candles up to its minute: one that came or changed since the last finished scan
+            # reaches exactly the readings from its own end on.
+            arrived = reader.rows(_ARRIVED, (ctx.as_of, floor, ctx.as_of))[0]["first"]
+            again = None if arrived is None else arrived + MINUTE
     since = min(newest.get(symbol, floor) for symbol in ctx.symbols) + MINUTE
-    if arrived is not None:
-        # A reading depends on the candles up to its minute: one that came or changed since the last finished scan
-        # reaches exactly the readings from its own end on.
-        since = min(since, arrived + MINUTE)
+    if again is not None:
+        since = min(since, again)
     if since > ctx.as_of:
         return StepResult(notes={"rows": 0})
-    frame = readings(ctx.store, ctx.symbols, since, ctx.as_of + MINUTE, settings=ctx.settings)
+    frame = readings(ctx.store, ctx.symbols, since, ctx.as_of + MINUTE, settings=ctx.settings, source=ctx.learnt_from)
     return _result(ctx, frame)
 
 
-def readings(store: Store, symbols: tuple[str, ...], start: datetime, end: datetime, *, settings: Any) -> pd.DataFrame:
-    """theory_features rows with start ≤ as_of < end (without provenance), from candles known by then."""
+def readings(
+    store: Store, symbols: tuple[str, ...], start: datetime, end: datetime, *, settings: Settings, source: str
+) -> pd.DataFrame:
+    """theory_features rows with start ≤ as_of < end (without provenance), from candles known by then.
+
+    `source` says whose outcomes the Bayesian win rate learnt from.
+    """
     first_candle = start - MINUTE - HISTORY
     with store.reading() as reader:
         candles = reader.read(
@@ -59,7 +77,7 @@ def readings(store: Store, symbols: tuple[str, ...], start: datetime, end: datet
         win_rates = reader.query(
             "SELECT as_of, scope, alpha, beta, mean, lower, upper, n FROM win_rates "
             "WHERE source = ? AND as_of < ? ORDER BY as_of, scope",
-            (settings.source, end),
+            (source, end),
         )
     grids = [
         dense_grid(rows, gap_minutes=settings.gap_minutes).assign(symbol=symbol)

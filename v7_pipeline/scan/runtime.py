@@ -104,7 +104,7 @@ class Runtime:
             model=s.deepseek_model,
             deadline_s=s.deepseek_deadline_s,
             max_tokens=s.deepseek_max_tokens,
-            prices=load_prices(),
+            prices=load_prices(s.prices_file),
             clock=self.clock,
         )
 

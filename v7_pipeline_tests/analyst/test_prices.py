@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -111,3 +112,33 @@ def test_no_cost_exceeds_the_worst_case_reserved_for_it(
 @pytest.mark.parametrize("text", ["", "hello", "σ√240 – 0.4312,-0.52", "价格" * 50, "1" * 999])
 def test_the_token_bound_counts_every_byte(text: str) -> None:
     assert token_upper_bound([{"role": "user", "content": text}]) >= len(text.encode())
+
+
+def test_a_model_of_ones_own_is_priced_by_a_file_of_ones_own(tmp_path: Path) -> None:
+    own = tmp_path / "prices.toml"
+    own.write_text('[[price]]\nmodel = "llama"\nfrom = 2024-01-01T00:00:00Z\nhit = 0\nmiss = 0\noutput = 2\n')
+    table = load_prices(own)
+    assert table.cost("llama", Usage(1_000_000, 0, 500_000), PEAK) == 1.0
+    assert table.cost("deepseek-flash", Usage(450, 0, 125), PEAK) == TABLE.cost(
+        "deepseek-flash", Usage(450, 0, 125), PEAK
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[price]", "not usable"),
+        ('[[price]]\nmodel = "a"\nfrom = 2024-01-01T00:00:00Z\nhit = 0\nmiss = 0\n', "'output' is missing"),
+        ('[[price]]\nmodel = "a"\nfrom = 2024-01-01\nhit = 0\nmiss = 0\noutput = 0\n', "time zone"),
+        ('[[price]]\nmodel = "a"\nfrom = 2024-01-01T00:00:00Z\nhit = -1\nmiss = 0\noutput = 0\n', "negative"),
+        ("price = 3\n", "not usable"),
+        ("", "no [[price]] entry"),
+    ],
+)
+def test_a_price_file_that_is_no_price_file_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
+    own = tmp_path / "prices.toml"
+    own.write_text(text)
+    with pytest.raises(AnalystError, match="V7_PRICES_FILE") as caught:
+        load_prices(own)
+    assert words in str(caught.value)
+    assert str(own) in str(caught.value)

@@ -401,7 +401,7 @@ def test_a_killed_supervisor_leaves_nothing_behind_after_ten_seconds(seen: Seen)
 
 
 def test_the_second_start_fills_nothing_again(seen: Seen) -> None:
-    # A wall clock in a test cannot hold the figure itself (docs/performance.md has it, measured on a quiet machine);
+    # A wall clock in a test cannot hold the figure itself (benchmarks/start.py measures it);
     # twice the bound, stretched by others at work, is what a start that fills its history again would still miss.
     cores = os.cpu_count() or 1
     allowed = 2 * READY_WITHIN_S * max(1.0, seen.load / cores)

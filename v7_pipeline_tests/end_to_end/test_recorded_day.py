@@ -1,6 +1,7 @@
 """The recorded 11 December 2023, flash crash included, scanned every two minutes through the whole graph.
 
-The day is lived once, in order, with the clock moving and everything over HTTP; the tests look at what came of it.
+First the backfill of twelve days, then the day's 720 scans, everything over HTTP; the tests look at what came of it.
+The first hours are lived a second time as they were live: with nothing known of the day, and the clock moving.
 """
 
 from __future__ import annotations
@@ -9,18 +10,16 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from v7_pipeline.analyst import prices
-from v7_pipeline.analyst.rules import answer_from_prompt
 from v7_pipeline.orchestration.launch import execute_backfill
-from v7_pipeline.sandbox.answers import Messages, document_of
 from v7_pipeline.sandbox.replay import Replay, read_recording
 from v7_pipeline.sandbox.server import SandboxServer
 from v7_pipeline.store.schema import TABLES, THEORY_NAMES
@@ -34,10 +33,14 @@ DAY = datetime(2023, 12, 11, tzinfo=UTC)
 INSTANTS = [DAY + timedelta(minutes=2 * index) for index in range(720)]
 # Minutes before the flash crash: six signals until the hour's limit. Done a second time, as Dagster runs on a copy.
 BRANCH = [datetime(2023, 12, 11, 2, minute, tzinfo=UTC) for minute in (4, 6, 8)]
+# The day's first hours, crash, signals and the first closed trades included: lived as they were live.
+MORNING = INSTANTS[: 3 * 30 + 5]
+AFTER = datetime(2023, 12, 13, tzinfo=UTC) + LATER
 BUDGET_USD = 3.0
 # What depends on who did it and how the sandbox's prefix cache stood, not on what was decided.
 OF_THE_RUN = ("run_id",)
 OF_THE_CALL = ("run_id", "cache_hit_tokens", "cost_usd", "latency_s", "price_version")
+OF_THE_HOUR = ("decided_at", "price_age_s", "started_at", "finished_at", "reserved_at", "candles_written", "prompt")
 CONTENTS = dict[str, pd.DataFrame]
 
 
@@ -54,46 +57,47 @@ class Lived:
     branch: CONTENTS
     replayed: CONTENTS
     chats_replayed: int
+    morning: CONTENTS
     forgotten: list[datetime] = field(default_factory=list)
 
     def sql(self, query: str) -> pd.DataFrame:
         return self.world.store.query(query)
 
 
+# No price of deepseek-flash is dated 2023, and what has no dated price is not sent.
+PRICES = """
+[[price]]
+model = "deepseek-flash"
+from = 2023-01-01T00:00:00Z
+hit = 0.003
+miss = 0.15
+output = 0.60
+"""
+
+
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
     files = [needs_shared(f"candles/{symbol}_1m.parquet") for symbol in SYMBOLS]
     folder = tmp_path_factory.mktemp("day")
-    clock = Clock(DAY + LATER)
+    clock = Clock(AFTER)
     with pytest.MonkeyPatch.context() as patch:
-        _priced_in_2023(patch)
         patch.setenv("DAGSTER_HOME", str(folder))
         patch.chdir(folder)
         with (
-            SandboxServer(replay=Replay.from_files(files), clock=clock, answerer=_without_track_record) as server,
-            open_world(folder / "home", server, clock, daily_budget_usd=BUDGET_USD) as world,
+            SandboxServer(replay=Replay.from_files(files), clock=clock) as server,
+            _open(folder / "home", server, clock) as world,
         ):
             yield _live(world, folder)
 
 
-def _without_track_record(messages: Messages) -> dict[str, Any]:
-    """The rules' answer, the win rates left out: on this falling day sells teach them to sell, and no BUY remains."""
-    document = document_of(messages)
-    assert document is not None
-    document["readings"]["bayesian_win_rate"] |= {"vote": 0.0, "score": 0.0}
-    return answer_from_prompt(document)
+def _open(home: Path, server: SandboxServer, clock: Clock) -> AbstractContextManager[World]:
+    """A world of the aggressive mode: on this falling day the conservative one finds nothing to buy."""
+    prices = home.parent / "prices.toml"
+    prices.write_text(PRICES)
+    return open_world(home, server, clock, daily_budget_usd=BUDGET_USD, prices_file=prices, aggressive=True)
 
 
-def _priced_in_2023(patch: pytest.MonkeyPatch) -> None:
-    """The newest prices, as if they had held in 2023: what has no dated price is not sent."""
-    table = prices.load_prices()
-    first = datetime(2023, 1, 1, tzinfo=UTC)
-    newest = max((e for e in table.entries if e.model == "deepseek-flash"), key=lambda entry: entry.start)
-    patch.setattr(prices, "load_prices", lambda: replace(table, entries=(replace(newest, start=first),)))
-
-
-def _live(world: World, folder: Any) -> Lived:
-    # What is known when the day begins; then the day, each scan fetching its own candles.
+def _live(world: World, folder: Path) -> Lived:
     execute_backfill(world.defs, world.instance, "2023-12-01", "2023-12-12")
     split = INSTANTS.index(BRANCH[0])
     _scan_all(world, INSTANTS[:split])
@@ -116,33 +120,38 @@ def _live(world: World, folder: Any) -> Lived:
     shutil.copyfile(world.file, lost)
     forgotten = _decisive(day)
     before = world.chats
-    with open_world(folder / "lost", world.server, world.clock, daily_budget_usd=BUDGET_USD) as other:
+    with _open(folder / "lost", world.server, world.clock) as other:
         for as_of in forgotten:
             with other.store.transaction() as tx:
                 tx.execute("DELETE FROM llm_signals WHERE as_of = ?", (as_of,))
                 tx.execute("DELETE FROM gated_signals WHERE as_of = ?", (as_of,))
-            other.clock.now = as_of + LATER
             other.scan(as_of, run_id="replayed")
         replayed = contents(other.store, "llm_signals", "gated_signals", "llm_calls")
     chats_replayed = world.chats - before
 
-    with open_world(folder / "branch", world.server, world.clock, daily_budget_usd=BUDGET_USD) as other:
+    with _open(folder / "branch", world.server, world.clock) as other:
         for as_of in BRANCH:
-            other.clock.now = as_of + LATER
             other.run(as_of)
         branch = contents(other.store)
 
-    # The same call as at the beginning, two days later.
-    world.clock.now = datetime(2023, 12, 13, tzinfo=UTC) + LATER
+    # The same call as at the beginning, when the win rates are known.
     execute_backfill(world.defs, world.instance, "2023-12-01", "2023-12-12")
     filled = contents(world.store)
-    return Lived(world, chats, day, again, chats_again, filled, branch, replayed, chats_replayed, forgotten)
+
+    world.clock.now = DAY + LATER
+    with _open(folder / "morning", world.server, world.clock) as other:
+        execute_backfill(other.defs, other.instance, "2023-12-01", "2023-12-10")
+        _scan_all(other, MORNING, live=True)
+        morning = contents(other.store)
+    world.clock.now = AFTER
+    return Lived(world, chats, day, again, chats_again, filled, branch, replayed, chats_replayed, morning, forgotten)
 
 
-def _scan_all(world: World, instants: list[datetime]) -> None:
+def _scan_all(world: World, instants: list[datetime], *, live: bool = False) -> None:
     with world.store.session():
         for as_of in instants:
-            world.clock.now = as_of + LATER
+            if live:
+                world.clock.now = as_of + LATER
             world.scan(as_of)
 
 
@@ -233,12 +242,16 @@ def test_lesson_01_every_decision_rests_on_the_newest_reading_and_price(lived: L
         assert known.notna().all(), "the recording has every minute of this day"
         assert mine["market_price"].tolist() == known.tolist()
         assert (mine["features_as_of"] == mine["as_of"]).all()
-        assert (mine["price_age_s"] == LATER.total_seconds()).all()
+        assert (mine["price_age_s"] == 0).all(), "a scan of the past stands at its instant"
+    live = lived.morning["llm_signals"]
+    assert (live["price_age_s"] == LATER.total_seconds()).all()
+    assert (live["features_as_of"] == live["as_of"]).all()
 
 
 def test_lesson_27_the_store_holds_each_recorded_minute_once_as_it_closed_and_no_forming_one(lived: Lived) -> None:
+    live = lived.morning["candles"]
+    assert live["open_time"].max() == pd.Timestamp(MORNING[-1]) - pd.Timedelta(minutes=1)
     candles = lived.day["candles"]
-    assert candles["open_time"].max() < pd.Timestamp(INSTANTS[-1])
     for symbol in SYMBOLS:
         first = pd.Timestamp("2023-12-01", tz="UTC")
         mine = candles[(candles["symbol"] == symbol) & (candles["open_time"] >= first)]
@@ -249,16 +262,34 @@ def test_lesson_27_the_store_holds_each_recorded_minute_once_as_it_closed_and_no
 
 
 def test_a_live_reading_and_a_backfilled_one_of_the_same_minute_are_equal(lived: Lived) -> None:
-    live, filled = lived.day["theory_features"], lived.filled["theory_features"]
-    until = live["as_of"].max()
-    same = filled[filled["as_of"] <= until].reset_index(drop=True)
-    scanned = live[live["run_id"].str.startswith("scan-")]
-    assert len(scanned) >= (len(INSTANTS) - 1) * len(SYMBOLS)
-    # Where the regime's filter began, a day and more before, can still show in the last bit.
+    live, filled, late = (of["theory_features"] for of in (lived.morning, lived.filled, lived.day))
     columns = [column for column in live if column not in OF_THE_RUN]
-    pd.testing.assert_frame_equal(live[columns], same[columns], check_exact=False, rtol=0, atol=1e-14)
-    last = pd.Timestamp("2023-12-12T23:59", tz="UTC")
-    assert filled["as_of"].max() == lived.filled["candles"]["open_time"].max() == last
+    scanned = live[live["run_id"].str.startswith("scan-")]
+    assert len(scanned) >= (2 * len(MORNING) - 1) * len(SYMBOLS)
+    assert scanned["win_rate_n"].max() > 0, "no trade had closed: nothing of the win rate is compared"
+    _assert_readings_equal(live[columns], filled[columns], until=MORNING[-1])
+    _assert_readings_equal(late[columns], filled[columns], until=INSTANTS[-1])
+
+
+def _assert_readings_equal(one: pd.DataFrame, other: pd.DataFrame, *, until: datetime) -> None:
+    one, other = (frame[frame["as_of"] <= pd.Timestamp(until)].reset_index(drop=True) for frame in (one, other))
+    # Where the regime's filter began, a day and more before, can still show in the last bit.
+    pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=0, atol=1e-14)
+
+
+def test_the_hours_lived_live_are_those_scanned_afterwards(lived: Lived) -> None:
+    without = (*OF_THE_CALL, *OF_THE_HOUR)
+    for name in ("scans", "llm_signals", "gated_signals"):
+        live, late = (_at(frames[name], MORNING) for frames in (lived.morning, lived.day))
+        assert len(live) == len(MORNING) * (1 if name == "scans" else len(SYMBOLS)), name
+        if name == "gated_signals":
+            assert live["accepted"].any()
+            live, late = (frame.drop(columns="gate_inputs") for frame in (live, late))
+        assert_same({name: live}, {name: late}, without=without)
+    for name in ("win_rates", "theory_attribution"):
+        live, late = (_at(frames[name], MORNING) for frames in (lived.morning, lived.day))
+        assert len(live), name
+        assert_same({name: live}, {name: late}, without=without)
 
 
 def test_lesson_13_every_theory_speaks_of_every_symbol_whatever_its_price(lived: Lived) -> None:
@@ -290,7 +321,10 @@ def test_lesson_05_the_days_calls_stay_within_the_budget(lived: Lived) -> None:
     assert 0 < spent <= BUDGET_USD
     assert (calls["cost_usd"] <= calls["reserved_usd"]).all()
     assert np.isclose(lived.day["scans"]["cost_usd"].sum(), spent)
-    assert (calls["reserved_at"].dt.date == DAY.date()).all()
+    assert (calls["reserved_at"] == pd.Timestamp(AFTER)).all(), "money is spent when it is spent"
+    live = lived.morning["llm_calls"]
+    assert len(live)
+    assert (live["reserved_at"].dt.date == DAY.date()).all()
 
 
 def test_lesson_18_every_call_keeps_its_prompt_answer_usage_and_price(lived: Lived) -> None:
@@ -356,7 +390,8 @@ def _at(frame: pd.DataFrame, instants: list[datetime]) -> pd.DataFrame:
 
 def test_lesson_19_every_table_of_the_scan_has_rows(lived: Lived) -> None:
     filled = {name for name, frame in lived.day.items() if len(frame)}
-    assert filled >= set(TABLES) - {"halts", "manual_trades"}
+    assert filled == set(TABLES) - {"halts", "manual_trades", "alerts"}, "nobody is alerted of the past"
+    assert len(lived.morning["alerts"])
 
 
 def test_lesson_21_every_row_says_where_it_came_from(lived: Lived) -> None:
