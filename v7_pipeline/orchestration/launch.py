@@ -5,9 +5,9 @@ Scheduling and supervision are elsewhere; this is what the command line and the 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
@@ -21,11 +21,22 @@ from v7_pipeline.orchestration.jobs import BACKFILL_JOB, SCAN_JOB
 from v7_pipeline.orchestration.partitions import AS_OF_TAG, as_of_text, partition_of
 from v7_pipeline.settings import Settings
 
-__all__ = ["LaunchError", "execute_backfill", "execute_scan", "open_instance", "prepare_home"]
+__all__ = ["EVENT_BATCHES", "LaunchError", "execute_backfill", "execute_scan", "open_instance", "prepare_home"]
 
 # Runs of ours print their own blocks; Dagster's event log keeps everything.
 _QUIET: Mapping[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
+
+# What Dagster needs in the environment to store a range's events together (event_log.py).
+EVENT_BATCHES = {"DAGSTER_EVENT_BATCH_SIZE": "500"}
+
+# The event log's own class needs the folder by its full path, which only the home knows. It is Dagster's default one.
+_EVENT_LOG = """
+event_log_storage:
+  module: v7_pipeline.orchestration.event_log
+  class: BatchedEventLog
+  config: {{ base_dir: {base_dir} }}
+"""
 
 LOCATION = "v7_pipeline"  # as in workspace.yaml
 
@@ -40,8 +51,10 @@ def prepare_home(settings: Settings) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     source = Path(__file__).resolve().parents[2] / "dagster.yaml"
     target = home / "dagster.yaml"
-    if source.is_file() and (not target.is_file() or target.read_bytes() != source.read_bytes()):
-        shutil.copyfile(source, target)
+    if source.is_file():
+        text = source.read_text() + _EVENT_LOG.format(base_dir=json.dumps(f"{home / 'history' / 'runs'}/"))
+        if not target.is_file() or target.read_text() != text:
+            target.write_text(text)
     return home
 
 
@@ -49,6 +62,7 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     """The instance of the mode's home; our runs and the daemon's stand in one history."""
     home = prepare_home(settings)
     os.environ["DAGSTER_HOME"] = str(home)
+    os.environ |= EVENT_BATCHES
     logging.getLogger("alembic").setLevel(logging.WARNING)
     return dg.DagsterInstance.get()
 

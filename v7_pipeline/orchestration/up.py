@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import dagster as dg
 
-from v7_pipeline.orchestration.launch import execute_backfill, execute_scan, open_instance, prepare_home
+from v7_pipeline.orchestration.launch import EVENT_BATCHES, execute_backfill, execute_scan, open_instance, prepare_home
 from v7_pipeline.orchestration.partitions import partition_of
 from v7_pipeline.orchestration.supervisor import Child, Supervisor
 from v7_pipeline.scan.context import minute
@@ -295,6 +295,7 @@ def _report(instance: dg.DagsterInstance, instants: Sequence[datetime]) -> None:
 def _environment(settings: Settings, home: Path) -> dict[str, str]:
     """What the children need to have the same settings; the key travels in the environment only."""
     environment = dict(os.environ)
+    environment |= EVENT_BATCHES
     environment |= {
         "DAGSTER_HOME": str(home),
         "V7_MODE": settings.mode,

@@ -69,6 +69,9 @@ class DuckDBFile:
             with turn(Path(f"{self.path}.turn"), deadline):
                 connection = self._entered(stack, deadline, read_only=not write)
             connection.execute("SET TimeZone='UTC'")
+            if write:
+                # It tries to shorten numbers without a pattern, such as readings: a third of a write for 2 % of space.
+                connection.execute("SET disabled_compression_methods='alprd'")
             yield connection
 
     def _entered(self, stack: ExitStack, deadline: Deadline, *, read_only: bool) -> DuckDBPyConnection:

@@ -23,6 +23,7 @@ _UTC_US = pd.DatetimeTZDtype(unit="us", tz="UTC")
 _ARROW: dict[str, pa.DataType] = {
     "VARCHAR": pa.string(),
     "DOUBLE": pa.float64(),
+    "FLOAT": pa.float32(),
     "BIGINT": pa.int64(),
     "BOOLEAN": pa.bool_(),
     "TIMESTAMPTZ": pa.timestamp("us", tz="UTC"),
@@ -30,6 +31,7 @@ _ARROW: dict[str, pa.DataType] = {
 _DTYPE: dict[str, Any] = {
     "VARCHAR": object,
     "DOUBLE": np.dtype("float64"),
+    "FLOAT": np.dtype("float64"),
     "BIGINT": pd.Int64Dtype(),
     "BOOLEAN": pd.BooleanDtype(),
     "TIMESTAMPTZ": _UTC_US,
@@ -37,6 +39,7 @@ _DTYPE: dict[str, Any] = {
 _WANTED = {
     "VARCHAR": "text",
     "DOUBLE": "floating-point numbers",
+    "FLOAT": "floating-point numbers",
     "BIGINT": "whole numbers",
     "BOOLEAN": "true or false",
     "TIMESTAMPTZ": "timezone-aware UTC instants",
@@ -54,11 +57,12 @@ def check_instant(value: datetime, name: str) -> datetime:
 
 
 def conform(table: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """`frame` with the columns of `table` in the schema's order and types; values are never changed.
+    """`frame` with the columns of `table` in the schema's order and types; values are not changed otherwise.
 
-    Types: VARCHAR → object holding str or None; DOUBLE → float64 (NaN is missing); BIGINT → Int64; BOOLEAN →
-    boolean; TIMESTAMPTZ → datetime64[us, UTC] (another zone's instants are converted; digits below the microsecond
-    are cut). Raises SchemaError for missing or extra columns and for values that only a guess could convert
+    Types: VARCHAR → object holding str or None; DOUBLE → float64 (NaN is missing); FLOAT → float64 of 32 bits'
+    precision, so that what is read back is what was written; BIGINT → Int64; BOOLEAN → boolean; TIMESTAMPTZ →
+    datetime64[us, UTC] (another zone's instants are converted; digits below the microsecond are cut). Raises
+    SchemaError for missing or extra columns and for values that only a guess could convert
     (text as numbers, fractions as whole numbers, naive times).
     """
     declared = schema.table(table)
@@ -68,7 +72,7 @@ def conform(table: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shaped(table: Table, column: Column, values: pd.Series) -> Any:
-    if values.dtype == _DTYPE[column.type] and column.type != "VARCHAR":
+    if values.dtype == _DTYPE[column.type] and column.type not in ("VARCHAR", "FLOAT"):
         return values.array
     if column.type != "VARCHAR" and values.isna().all():
         return pd.Series(None, index=range(len(values)), dtype=_DTYPE[column.type]).array
@@ -91,6 +95,11 @@ def _shape_number(values: pd.Series) -> Any:
     if pd.api.types.infer_dtype(values, skipna=True) not in ("floating", "integer", "mixed-integer-float"):
         raise TypeError("not all values are numbers")
     return pd.to_numeric(values).to_numpy(dtype="float64", na_value=np.nan)
+
+
+def _shape_reading(values: pd.Series) -> Any:
+    with np.errstate(over="ignore"):  # too large for 32 bits is infinite, and that is refused by name
+        return _shape_number(values).astype(np.float32).astype(np.float64)
 
 
 def _shape_count(values: pd.Series) -> Any:
@@ -118,6 +127,7 @@ def _shape_time(values: pd.Series) -> Any:
 _SHAPERS: dict[str, Callable[[pd.Series], Any]] = {
     "VARCHAR": _shape_text,
     "DOUBLE": _shape_number,
+    "FLOAT": _shape_reading,
     "BIGINT": _shape_count,
     "BOOLEAN": _shape_flag,
     "TIMESTAMPTZ": _shape_time,
@@ -178,7 +188,9 @@ def _array(table: Table, column: Column, values: list[Any]) -> pa.Array:
             check_instant(value, name)
     elif any(isinstance(value, (bool, np.bool_)) for value in present) and column.type != "BOOLEAN":
         raise SchemaError(f"{name} must hold {_WANTED[column.type]}, but has a truth value")
-    elif column.type == "DOUBLE" and not all(np.isfinite(value) for value in present if not isinstance(value, str)):
+    elif column.type in ("DOUBLE", "FLOAT") and not all(
+        np.isfinite(value) for value in present if not isinstance(value, str)
+    ):
         raise SchemaError(f"{name} is infinite; what is not known is NaN, not infinite")
     try:
         return pa.array(values, type=_ARROW[column.type], from_pandas=True)
@@ -234,6 +246,7 @@ def _right_type(column: Column, values: pd.Series) -> bool:
     return bool(
         {
             "DOUBLE": pd.api.types.is_float_dtype,
+            "FLOAT": pd.api.types.is_float_dtype,
             "BIGINT": pd.api.types.is_integer_dtype,
             "BOOLEAN": pd.api.types.is_bool_dtype,
         }[column.type](dtype)
@@ -241,23 +254,21 @@ def _right_type(column: Column, values: pd.Series) -> bool:
 
 
 def _check_numbers(table: Table, frame: pd.DataFrame) -> None:
-    names = [column.name for column in table.columns if column.type == "DOUBLE"]
-    if not names:
-        return
-    infinite = np.isinf(frame[names].to_numpy(dtype="float64", na_value=np.nan))
-    if infinite.any():
-        row, place = (int(i) for i in np.argwhere(infinite)[0])
-        raise SchemaError(
-            f"{table.name}.{names[place]} is infinite in row {row} of the frame; what is not known is NaN, not infinite"
-        )
+    for name in (column.name for column in table.columns if column.type in ("DOUBLE", "FLOAT")):
+        infinite = np.isinf(frame[name].to_numpy(dtype="float64", na_value=np.nan))
+        if infinite.any():
+            row = int(np.argmax(infinite))
+            raise SchemaError(
+                f"{table.name}.{name} is infinite in row {row} of the frame; what is not known is NaN, not infinite"
+            )
 
 
 def _check_provenance(table: Table, frame: pd.DataFrame) -> None:
     for column in schema.PROVENANCE:
-        if column.name in table.column_names and not frame[column.name].str.strip().astype(bool).all():
+        if column.name in table.column_names and not all(str(v).strip() for v in pd.unique(frame[column.name])):
             raise SchemaError(f"{table.name}.{column.name} must say where the row comes from, but is blank")
     if "source" in table.column_names:
-        unknown = set(frame["source"]) - set(schema.SOURCES)
+        unknown = set(pd.unique(frame["source"])) - set(schema.SOURCES)
         if unknown:
             raise SchemaError(
                 f"{table.name}.source must be one of {_listed(schema.SOURCES)}, not {_listed(sorted(unknown))}"

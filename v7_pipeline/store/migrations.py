@@ -16,11 +16,17 @@ from v7_pipeline.store.schema import Table
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-__all__ = ["STEPS", "apply", "check_columns", "create_table", "quoted", "stored_version"]
+__all__ = ["AFTERWARDS", "STEPS", "apply", "check_columns", "create_table", "quoted", "stored_version"]
 
 # version → the statements that lead from the version before it. New tables and the view need none: they are made
 # after the last step. A column added to a filled table: add it, fill it, then SET NOT NULL.
-STEPS: Mapping[int, tuple[str, ...]] = {}
+STEPS: Mapping[int, tuple[str, ...]] = {
+    2: ("ALTER TABLE theory_features RENAME TO theory_features_1",),
+}
+# version → what follows once the new tables are made: a table that was set aside is copied into its successor.
+AFTERWARDS: Mapping[int, tuple[str, ...]] = {
+    2: ("INSERT INTO theory_features BY NAME SELECT * FROM theory_features_1", "DROP TABLE theory_features_1"),
+}
 
 
 def quoted(name: str) -> str:
@@ -69,6 +75,10 @@ def apply(connection: DuckDBPyConnection, code_version: str, now: datetime) -> N
         for table in schema.TABLES.values():
             connection.execute(create_table(table))
         connection.execute(schema.SIGNALS_VIEW)
+        if version is not None:
+            for reached in range(version + 1, schema.SCHEMA_VERSION + 1):
+                for statement in AFTERWARDS.get(reached, ()):
+                    connection.execute(statement)
         first = schema.SCHEMA_VERSION if version is None else version + 1
         for reached in range(first, schema.SCHEMA_VERSION + 1):
             connection.execute(

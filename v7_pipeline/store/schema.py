@@ -24,9 +24,9 @@ __all__ = [
     "theory_columns",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-SqlType = Literal["VARCHAR", "DOUBLE", "BIGINT", "BOOLEAN", "TIMESTAMPTZ"]
+SqlType = Literal["VARCHAR", "DOUBLE", "FLOAT", "BIGINT", "BOOLEAN", "TIMESTAMPTZ"]
 
 WINDOWS: tuple[int, ...] = (120, 240, 1440)
 HEADLINE_WINDOW = 240
@@ -156,6 +156,11 @@ def _number(name: str, unit: str, description: str, *, nullable: bool = False) -
     return Column(name, "DOUBLE", description, unit, nullable)
 
 
+def _reading(name: str, unit: str, description: str, *, nullable: bool = False) -> Column:
+    # Seven digits are more than any reading means, and half the bytes of a year of minutes.
+    return Column(name, "FLOAT", description, unit, nullable)
+
+
 def _count(name: str, unit: str, description: str, *, nullable: bool = False) -> Column:
     return Column(name, "BIGINT", description, unit, nullable)
 
@@ -184,20 +189,22 @@ def theory_columns() -> tuple[Column, ...]:
     """The value, percentile, vote and score columns of all theories, in the registry's order."""
     columns: list[Column] = []
     for theory, values in THEORY_VALUES.items():
+        # The win rate is compared with the posterior that it was read from: to the last digit.
+        number = _number if theory == "bayesian_win_rate" else _reading
         for name, unit, meaning, windowed in values:
             if windowed:
-                columns += [_number(f"{name}_{w}", unit, f"{meaning}; window {w} min", nullable=True) for w in WINDOWS]
+                columns += [number(f"{name}_{w}", unit, f"{meaning}; window {w} min", nullable=True) for w in WINDOWS]
             else:
-                columns.append(_number(name, unit, meaning, nullable=True))
+                columns.append(number(name, unit, meaning, nullable=True))
         columns += [
-            _number(
+            number(
                 f"{theory}_percentile",
                 "share",
                 f"{theory}: headline value's place under its null",
                 nullable=True,
             ),
-            _number(f"{theory}_vote", "−1 … 1", f"{theory}: bearish … bullish; 0 abstains"),
-            _number(f"{theory}_score", "0 … 1", f"{theory}: how strongly it speaks"),
+            number(f"{theory}_vote", "−1 … 1", f"{theory}: bearish … bullish; 0 abstains"),
+            number(f"{theory}_score", "0 … 1", f"{theory}: how strongly it speaks"),
         ]
     return tuple(columns)
 
@@ -240,7 +247,7 @@ _ALL: tuple[Table, ...] = (
         "as_of",
         _SYMBOL,
         _time("as_of", "instant of the reading: the newest candle's open_time + 1 min"),
-        _number("observed_share", "share", "share of the headline window's minutes that had a trade"),
+        _reading("observed_share", "share", "share of the headline window's minutes that had a trade"),
         *theory_columns(),
     ),
     _build(

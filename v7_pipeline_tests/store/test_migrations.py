@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from v7_pipeline.store import SchemaError, Store, StoreError, migrations, open_store, schema
@@ -26,16 +27,23 @@ def test_processes_may_create_one_store_at_once(place: dict[str, Any], drills: D
     assert len(empty_store.read("schema_version")) == 1
 
 
+NOW_VERSION = schema.SCHEMA_VERSION
+SOON, LATER = NOW_VERSION + 1, NOW_VERSION + 2
+
+
 def add_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A future in which candles have a number of trades (2) and nobody wants alerts.severity (3)."""
+    """A future in which candles have a number of trades (SOON) and nobody wants alerts.severity (LATER)."""
     candles = schema.TABLES["candles"]
     trades = Column("trades", "BIGINT", "number of trades", "trades", nullable=True)
     alerts = schema.TABLES["alerts"]
     fewer = tuple(column for column in alerts.columns if column.name != "severity")
     monkeypatch.setitem(schema.TABLES, "candles", dataclasses.replace(candles, columns=(*candles.columns, trades)))
     monkeypatch.setitem(schema.TABLES, "alerts", dataclasses.replace(alerts, columns=fewer))
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
-    steps = {2: ("ALTER TABLE candles ADD COLUMN trades BIGINT",), 3: ("ALTER TABLE alerts DROP COLUMN severity",)}
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", LATER)
+    steps = {
+        SOON: ("ALTER TABLE candles ADD COLUMN trades BIGINT",),
+        LATER: ("ALTER TABLE alerts DROP COLUMN severity",),
+    }
     monkeypatch.setattr(migrations, "STEPS", steps)
 
 
@@ -47,14 +55,36 @@ def test_an_older_store_is_migrated_step_by_step_and_keeps_its_rows(
         tx.upsert("candles", rows)
     add_versions(monkeypatch)
     newer = open_store(**place)
-    with pytest.raises(SchemaError, match="has schema version 1, this code has 3; start v7 up"):
+    with pytest.raises(SchemaError, match=f"has schema version {NOW_VERSION}, this code has {LATER}; start v7 up"):
         newer.read("candles")
     newer.migrate("0.3.0", NOW)
-    assert newer.read("schema_version")["version"].tolist() == [1, 2, 3]
+    assert newer.read("schema_version")["version"].tolist() == [NOW_VERSION, SOON, LATER]
     back = newer.read("candles")
     assert back["trades"].isna().all() and len(back) == 4 and "severity" not in newer.read("alerts").columns
     with newer.transaction() as tx:
         tx.upsert("candles", make_rows("candles", 6))
+
+
+def test_version_2_keeps_the_readings_of_version_1_to_seven_digits(
+    place: dict[str, Any], empty_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = schema.TABLES["theory_features"]
+    wide = tuple(dataclasses.replace(c, type="DOUBLE") if c.type == "FLOAT" else c for c in readings.columns)
+    rows = make_rows("theory_features", 5)
+    with monkeypatch.context() as past:
+        past.setitem(schema.TABLES, "theory_features", dataclasses.replace(readings, columns=wide))
+        past.setattr(schema, "SCHEMA_VERSION", 1)
+        empty_store.migrate("0.1.0", NOW)
+        with empty_store.transaction() as tx:
+            tx.upsert("theory_features", make_rows("theory_features", 5))
+    newer = open_store(**place)
+    newer.migrate("0.2.0", NOW)
+    assert newer.read("schema_version")["version"].tolist()[:2] == [1, 2]
+    rows = rows.sort_values(["symbol", "as_of"], ignore_index=True)
+    pd.testing.assert_frame_equal(newer.read("theory_features"), rows, check_exact=True)
+    assert (
+        "theory_features_1" not in newer.query("SELECT table_name FROM information_schema.tables")["table_name"].values
+    )
 
 
 def test_a_failing_step_leaves_the_old_store(
@@ -63,29 +93,31 @@ def test_a_failing_step_leaves_the_old_store(
     import duckdb
 
     add_versions(monkeypatch)
-    monkeypatch.setitem(migrations.STEPS, 3, ("ALTER TABLE alerts DROP COLUMN nonsense",))  # type: ignore[arg-type]
+    monkeypatch.setitem(migrations.STEPS, LATER, ("ALTER TABLE alerts DROP COLUMN nonsense",))  # type: ignore[arg-type]
     with pytest.raises(duckdb.Error, match="nonsense"):
         open_store(**place).migrate("0.3.0", NOW)
     monkeypatch.undo()
-    assert open_store(**place).schema_version() == 1
+    assert open_store(**place).schema_version() == NOW_VERSION
     assert open_store(**place).read("candles").empty
     open_store(**place).migrate("0.1.0", NOW)
 
 
 def test_a_missing_step_and_an_undeclared_change_are_named(file_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     add_versions(monkeypatch)
-    monkeypatch.delitem(migrations.STEPS, 3)  # type: ignore[arg-type]
-    with pytest.raises(SchemaError, match="no migration leads from schema version 2 to 3"):
+    monkeypatch.delitem(migrations.STEPS, LATER)  # type: ignore[arg-type]
+    with pytest.raises(SchemaError, match=f"no migration leads from schema version {SOON} to {LATER}"):
         file_store.migrate("0.3.0", NOW)
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 1)
-    with pytest.raises(SchemaError, match="table candles of the store differs from schema version 1 in trades"):
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", NOW_VERSION)
+    with pytest.raises(
+        SchemaError, match=f"table candles of the store differs from schema version {NOW_VERSION} in trades"
+    ):
         file_store.migrate("0.3.0", NOW)
 
 
 def test_a_newer_store_is_refused(place: dict[str, Any], store: Store) -> None:
     with store.transaction() as tx:
         tx.execute("INSERT INTO schema_version VALUES (99, now(), '9.9')")
-    with pytest.raises(SchemaError, match=r"has schema version 99, this code knows 1.*newer V7"):
+    with pytest.raises(SchemaError, match=rf"has schema version 99, this code knows {NOW_VERSION}.*newer V7"):
         store.migrate("0.1.0", NOW)
     with pytest.raises(SchemaError, match=r"version 99.*update the code"):
         open_store(**place).read("candles")
