@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 
 import pandas as pd
 
-from v7_pipeline.market.grid import dense_grid
 from v7_pipeline.scan.candles import HISTORY
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
 from v7_pipeline.settings import Settings
@@ -79,16 +78,11 @@ def readings(
             "WHERE source = ? AND as_of < ? ORDER BY as_of, scope",
             (source, end),
         )
-    grids = [
-        dense_grid(rows, gap_minutes=settings.gap_minutes).assign(symbol=symbol)
-        for symbol, rows in candles.groupby("symbol", sort=True)
-    ]
-    if not grids:
-        return pd.DataFrame()
     # A reading at t may use posteriors of scans before t only: the scan at t writes its own after its readings.
     win_rates = win_rates.assign(as_of=win_rates["as_of"] + MINUTE)
     return compute_features(
-        pd.concat(grids, ignore_index=True),
+        candles,
+        gap_minutes=settings.gap_minutes,
         win_rates=win_rates,
         since=start,
         min_observed_share=settings.min_observed_share,

@@ -15,6 +15,7 @@ import pandas as pd
 from v7_pipeline.store.schema import HEADLINE_WINDOW, WINDOWS
 from v7_pipeline.theories import bayesian_win_rate, registry
 from v7_pipeline.theories.base import Bars, Floats, Posterior
+from v7_pipeline.theories.frames import as_grid
 
 __all__ = ["compute_features", "warm_up"]
 
@@ -24,22 +25,25 @@ _SHORTEST, _LONGEST = 64, 2880
 
 
 def compute_features(
-    grid: pd.DataFrame,
+    candles: pd.DataFrame,
     windows: tuple[int, ...] = WINDOWS,
     *,
+    gap_minutes: int = 15,
     win_rates: pd.DataFrame | None = None,
     since: datetime | None = None,
     min_observed_share: float = 0.8,
 ) -> pd.DataFrame:
     """Every theory's reading of each minute of the grid: symbol, as_of (open_time + 1 min), observed_share, columns.
 
-    `grid`: dense minutes of each symbol (symbol, open_time in UTC, close, observed and whatever else; quiet minutes
+    `candles`: closed candles, long or wide (see frames.as_grid), of which a gap of more than `gap_minutes` breaks the
+    windows it lies in; or their dense grid (symbol, open_time in UTC, close, observed and whatever else; quiet minutes
     repeat the close, broken stretches have none). `windows` in minutes, 64 to 2880. `win_rates` as store/schema.py has
     them: at t the newest with as_of ≤ t counts. `since`: only rows with as_of ≥ since are computed and returned; the
     earlier ones are look-back, of which 2 · 1440 + 8 minutes are enough for every column. Rows without a close are
     left out; rows before there is enough unbroken history have missing values, vote 0 and score 0. Ordered by symbol
-    and as_of. Raises ValueError on a grid that is not dense, naive times or impossible prices.
+    and as_of. Raises ValueError on missing columns, a grid that is not dense, naive times or impossible prices.
     """
+    grid = as_grid(candles, gap_minutes=gap_minutes)
     _check(grid, windows, since, min_observed_share)
     names = registry.column_names(windows)
     posteriors = bayesian_win_rate.posteriors(win_rates)

@@ -1,48 +1,41 @@
-"""The ten theories in the schema's order. An eleventh is one file of the same shape and one line here.
+"""The theories in the schema's order: each is the file of its name in this folder.
 
-Only the list and what is derived from it; mathematics is in the files named below.
+Only the list and what is derived from it. An eleventh theory is one file of the same shape here, and one line in
+THEORY_VALUES of store/schema.py, which also gives it its columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 from v7_pipeline.store.schema import THEORY_VALUES
-from v7_pipeline.theories import (
-    bayesian_win_rate,
-    fractal_dimension,
-    hurst_exponent,
-    kalman_filter,
-    kolmogorov_complexity,
-    market_regime,
-    monte_carlo,
-    price_momentum,
-    risk_metrics,
-    shannon_entropy,
-)
 from v7_pipeline.theories.base import Theory
 
 __all__ = ["SIMULATED_NULLS", "THEORIES", "column_names", "explain", "theory"]
 
-THEORIES: tuple[Theory, ...] = (
-    shannon_entropy,
-    hurst_exponent,
-    kolmogorov_complexity,
-    market_regime,
-    risk_metrics,
-    fractal_dimension,
-    price_momentum,
-    kalman_filter,
-    monte_carlo,
-    bayesian_win_rate,
-)
 
-#: Theories whose null distribution is simulated (nulls/); they have a function `statistic(bars)`.
-SIMULATED_NULLS = (
-    shannon_entropy, hurst_exponent, kolmogorov_complexity, market_regime, risk_metrics, fractal_dimension,
-    kalman_filter,
-)  # fmt: skip
+def _load(name: str) -> Theory:
+    try:
+        module = import_module(f"v7_pipeline.theories.{name}")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"store/schema.py lists the theory {name!r}, but theories/{name}.py is missing ({error})"
+        ) from None
+    lacking = [part for part in _PARTS if not hasattr(module, part)]
+    if lacking:
+        raise AttributeError(f"theories/{name}.py lacks {', '.join(lacking)}; every theory has {', '.join(_PARTS)}")
+    return cast("Theory", module)
+
+
+_PARTS = ("NAME", "values", "percentile", "score", "vote", "explain")
+
+THEORIES: tuple[Theory, ...] = tuple(_load(name) for name in THEORY_VALUES)
+
+#: Theories whose null distribution is simulated (nulls/): those that look their percentile up there. They have a
+#: function `statistic(bars)`.
+SIMULATED_NULLS: tuple[Any, ...] = tuple(entry for entry in THEORIES if hasattr(entry, "simulated_percentile"))
 
 
 def theory(name: str) -> Theory:

@@ -319,8 +319,8 @@ def test_an_empty_grid_gives_an_empty_frame_of_the_same_shape() -> None:
 
 def test_bad_grids_are_refused_in_one_sentence() -> None:
     grid = grid_of(walk(2, 300))
-    with pytest.raises(ValueError, match="lacks observed"):
-        compute_features(grid.drop(columns="observed"))
+    with pytest.raises(ValueError, match="lacks close"):
+        compute_features(grid.drop(columns="close"))
     with pytest.raises(ValueError, match="not dense"):
         compute_features(grid.drop(index=100))
     with pytest.raises(ValueError, match="timezone-aware"):
