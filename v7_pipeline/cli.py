@@ -242,6 +242,26 @@ def why(
         raise UsageProblemError(str(error.args[0])) from None
 
 
+@app.command(epilog="Examples: `v7 theories` · `v7 theories --symbol BTC-USD --at 2023-12-11T02:12:00Z`")
+def theories(
+    symbol: Annotated[str | None, typer.Option(help="One product; all of V7_SYMBOLS where it is not given.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Instant in UTC, such as 2023-12-11T02:12:00Z; now where it is not given.")
+    ] = None,
+    demo: Demo = None,
+) -> None:
+    """What each theory reads: vote, score, place under noise, and one sentence."""
+    from v7_pipeline.console import out, theories_blocks
+
+    settings = _settings(demo)
+    symbols = settings.symbols if symbol is None else (_product(symbol, demo),)
+    instant = _instant(at) if at else _now_minute()
+    try:
+        out().print(theories_blocks(_store(settings), at=instant, symbols=symbols, demo=settings.mode == "demo"))
+    except KeyError as error:
+        raise UsageProblemError(str(error.args[0])) from None
+
+
 @app.command(epilog="Examples: `v7 stats` · `v7 stats --demo`")
 def stats(demo: Demo = None) -> None:
     """Decisions, outcomes, win rates and cost so far; every rate with its n and interval."""

@@ -41,6 +41,7 @@ __all__ = [
     "scan_blocks",
     "signals_table",
     "statistics_block",
+    "theories_blocks",
     "why_blocks",
 ]
 
@@ -289,7 +290,9 @@ def why_blocks(store: Store, key: str, *, demo: bool) -> Group:
     else:
         cells = ([_cell(value) for value in row] for row in _as_text(candles, decimals).itertuples(index=False))
         parts.append(_rows("1 CANDLES  the newest five that it could know", list(candles.columns), cells))
-        parts.append(_readings_block(signal, features.iloc[0].to_dict()))
+        parts.append(
+            _readings_block(f"2 READINGS  as of {signal['features_as_of']:%H:%M}Z", features.iloc[0].to_dict())
+        )
     parts += _call_blocks(signal, calls)
     parts.append(_gates_block(gated.iloc[0].to_dict()) if len(gated) else Text("5 GATES  not asked yet"))
     parts.append(_outcome_block(signal, outcome.iloc[0].to_dict() if len(outcome) else None, decimals))
@@ -304,7 +307,29 @@ def _signal(reader: Reader, key: str) -> dict[str, Any]:
     raise KeyError(f"no signal {key!r}; the newest are {', '.join(near['signal_id']) or 'none yet'} (see `v7 signals`)")
 
 
-def _readings_block(signal: Mapping[str, Any], record: Mapping[str, Any]) -> Table:
+def theories_blocks(store: Store, *, at: datetime, symbols: Sequence[str], demo: bool) -> Group:
+    """Each symbol's newest reading as of `at`, a sentence a theory: what `v7 theories` prints.
+
+    KeyError where none of `symbols` has a reading within the four hours before.
+    """
+    with store.reading() as reader:
+        records = reader.query(_NEWEST_READINGS, (at, at - timedelta(hours=4))).to_dict("records")
+        known = reader.rows("SELECT min(as_of) AS first, max(as_of) AS last FROM theory_features")[0]
+    records = [record for record in records if record["symbol"] in symbols]
+    if not records:
+        held = f"there are readings from {known['first']:%Y-%m-%d %H:%M}Z to {known['last']:%Y-%m-%d %H:%M}Z"
+        raise KeyError(
+            f"no reading of {', '.join(symbols)} in the four hours before {at:%Y-%m-%d %H:%M}Z; "
+            f"{held if known['first'] else 'there are none at all'}; "
+            f"fill them with v7 backfill --from {at:%Y-%m-%d} --to {at:%Y-%m-%d}"
+        )
+    return Group(
+        *(_readings_block(f"{r['symbol']}  as of {r['as_of']:%Y-%m-%d %H:%M}Z{_demo(demo)}", r) for r in records)
+    )
+
+
+def _readings_block(title: str, record: Mapping[str, Any]) -> Table:
+    """One reading: each theory's vote, score, place under its null and sentence."""
     from v7_pipeline.theories import explain
 
     rows = (
@@ -317,8 +342,7 @@ def _readings_block(signal: Mapping[str, Any], record: Mapping[str, Any]) -> Tab
         )
         for theory in THEORY_NAMES
     )
-    observed = f"{record['observed_share']:.0%} of minutes observed"
-    title = f"2 READINGS  as of {signal['features_as_of']:%H:%M}Z, {observed}"
+    title = f"{title}, {record['observed_share']:.0%} of minutes observed"
     return _rows(title, ("theory", "vote", "score", "percentile", "what it says"), rows)
 
 

@@ -178,6 +178,8 @@ TOMORROW = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}"
         (("signals", "--limit", "0"), "'--limit'"),
         (("signals", "--symbol", "bitcoin"), "--symbol is not usable: 'BITCOIN' is no Coinbase product"),
         (("signals", "--symbol", "BTC-USD,ETH-USD"), "names 2 products; give one, such as BTC-USD"),
+        (("theories", "--at", "noon"), "'noon' is no instant"),
+        (("theories", "--symbol", "bitcoin"), "--symbol is not usable: 'BITCOIN' is no Coinbase product"),
         (("why",), "Missing argument"),
         (("sandbox", "--replay", "none.parquet"), "there is no such file"),
         (("sandbox", "--port", "0"), "'--port'"),
@@ -305,6 +307,20 @@ def test_why_tells_a_holds_story_too(at_home: Scanned) -> None:
     out = v7("why", HOLD, "--demo").out
     assert "HOLD DOGE-USD at 2024-03-05 00:22Z" in out
     assert "not accepted: HOLD" in out and "6 OUTCOME  none: nothing was opened" in out
+
+
+def test_theories_print_every_reading_with_its_sentence(at_home: Scanned) -> None:
+    out = v7("theories", "--demo", "--symbol", "XRP-USD", "--at", "2024-03-05T00:23:00Z").out
+    assert "XRP-USD  as of 2024-03-05 00:22Z — DEMO" in out and "DOGE-USD" not in out
+    assert [name for name in THEORY_NAMES if name not in out] == []
+    told = re.sub(r"[\s│]+", " ", out)
+    assert "Hurst " in told and "of random walks of this length" in told and "no signal has closed yet" in told
+
+
+def test_theories_without_a_reading_say_which_there_are_and_how_to_fill_them(at_home: Scanned) -> None:
+    told = refused("theories", "--demo", "--symbol", "XRP-USD", "--at", "2024-03-09T00:00:00Z")
+    assert "no reading of XRP-USD in the four hours before 2024-03-09 00:00Z" in told
+    assert "to 2024-03-05 00:22Z; fill them with v7 backfill --from 2024-03-09 --to 2024-03-09" in told
 
 
 def test_lesson_21_stats_say_whose_outcomes_they_are_and_give_n(at_home: Scanned) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 from v7_pipeline.orchestration.assets.common import asset_arguments, scan_context
 from v7_pipeline.orchestration.metadata import heading, markdown_table
 from v7_pipeline.orchestration.partitions import is_scan, window_of
+from v7_pipeline.orchestration.pictures import DAY_COLUMNS, theories_plot
 from v7_pipeline.scan.backfill import fill_features
 from v7_pipeline.scan.context import StepResult
 from v7_pipeline.scan.features import new_readings
@@ -17,6 +18,12 @@ from v7_pipeline.scan.runtime import Runtime
 from v7_pipeline.store.schema import THEORY_NAMES
 
 __all__ = ["build_theory_features", "readings_table"]
+
+# Every fourth minute is as much as the picture can show.
+_DAY = (
+    f"SELECT {', '.join(DAY_COLUMNS)} FROM theory_features "
+    "WHERE as_of >= ? AND as_of <= ? AND minute(as_of) % 4 = 0 ORDER BY symbol, as_of"
+)
 
 
 def build_theory_features(partitions: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
@@ -45,8 +52,14 @@ def build_theory_features(partitions: dg.DailyPartitionsDefinition) -> dg.Assets
         if result.writes:
             fresh = result.frame("theory_features").sort_values("as_of").groupby("symbol").tail(1)
             newest = fresh.sort_values("symbol")
+        midnight = (until - timedelta(minutes=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+        day = runtime.store.query(_DAY, (midnight, until))
         context.add_output_metadata(
             {
+                "day": dg.MetadataValue.md(
+                    heading(f"Readings of {midnight:%Y-%m-%d}", demo=runtime.settings.mode == "demo")
+                    + theories_plot(day, demo=runtime.settings.mode == "demo")
+                ),
                 "readings": dg.MetadataValue.md(
                     heading(f"Newest readings up to {until:%Y-%m-%d %H:%M}Z", demo=runtime.settings.mode == "demo")
                     + readings_table(newest)
