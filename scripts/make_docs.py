@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -80,29 +81,101 @@ def settings_page() -> str:
 
 
 def theories() -> str:
-    import importlib
+    from v7_pipeline.store.schema import THEORY_NAMES
 
-    from v7_pipeline.store.schema import THEORY_NAMES, THEORY_VALUES
-
-    parts = [
+    rows = []
+    for name in THEORY_NAMES:
+        text = " ".join(inspect.cleandoc(docstring(name)).split())
+        spoken = re.search(r"Vote: (.*?) Score: ", text)
+        assert spoken is not None, f"theories/{name}.py does not say when it votes"
+        rows.append((f"[{title(name)}](theories/{name}.md)", spoken[1]))
+    return page(
+        "The theories",
         """
         A theory is a function of past candles. It gives values in their own units, the headline value's percentile
         under its null (a random walk of the same length), a vote from −1 (bearish) to 1 (bullish; 0 abstains) and a
         score from 0 to 1 (how strongly it speaks). It sees closed candles only; where less than 80 % of a window's
-        minutes had a trade it abstains, and its values are missing.
-        """
-    ]
-    for name in THEORY_NAMES:
-        module = importlib.import_module(f"v7_pipeline.theories.{name}")
-        rows = ((f"`{value}`", unit, meaning) for value, unit, meaning, _ in THEORY_VALUES[name])
-        parts += [
-            readable(module.__doc__ or ""),
-            table(("value", "unit", "meaning"), rows),
-        ]
-    return page("The theories", *parts)
+        minutes had a trade it abstains, and its values are missing. `v7 theories` prints the newest readings with a
+        sentence each.
+
+        ## When each speaks
+
+        A theory that cannot tell its window from noise abstains: under noise it votes in one reading of ten at most,
+        and to neither side more often than to the other.
+        """,
+        table(("theory", "its vote"), rows),
+        ELEVENTH.format(file=EXAMPLE.read_text(encoding="utf-8").rstrip()),
+    )
 
 
-_LABELS = ("Formulas", "Formula", "Source", "Sources", "Null", "Percentile", "Vote", "Score", "Unit", "Units")
+ELEVENTH = """
+## Adding an eleventh
+
+One file and one line. The file has the shape of the others; this one is `examples/price_position.py`:
+
+```python
+{file}
+```
+
+Copied to `v7_pipeline/theories/price_position.py`, it is listed by one line at the end of `THEORY_VALUES` in
+`v7_pipeline/store/schema.py`, which gives it its columns (name, unit, meaning, and whether there is one a window):
+
+```python
+    "price_position": (("price_position", "share of the range", "place of the price in its four-hour range", False),),
+```
+
+The prompt, the rules, attribution, checks, metadata and these pages follow the list. A store that holds readings
+already needs a new `SCHEMA_VERSION` and a migration step (`store/migrations.py`). A test does exactly this.
+"""
+EXAMPLE = DOCS.parent / "examples" / "price_position.py"
+
+
+def docstring(name: str) -> str:
+    import importlib
+
+    return importlib.import_module(f"v7_pipeline.theories.{name}").__doc__ or ""
+
+
+def title(name: str) -> str:
+    """A theory's name as its docstring writes it."""
+    return inspect.cleandoc(docstring(name)).partition(": ")[0]
+
+
+def theory(name: str) -> str:
+    """One theory's page: its docstring, its values, and the pictures that scripts/make_pictures.py draws."""
+    from v7_pipeline.store.schema import THEORY_VALUES
+
+    rows = ((f"`{value}`", unit, meaning) for value, unit, meaning, _ in THEORY_VALUES[name])
+    head, *paragraphs = readable(docstring(name)).split("\n\n")
+    told = [p for p in paragraphs if not p.startswith(("**Reading**: ", "**Misleads**: "))]
+    reading, misleads = (
+        next(p.removeprefix(f"**{label}**: ") for p in paragraphs if p.startswith(f"**{label}**: "))
+        for label in ("Reading", "Misleads")
+    )
+    return (
+        "\n\n".join(
+            [
+                head.removeprefix("#"),
+                *told,
+                table(("value", "unit", "meaning"), rows),
+                f"![{title(name)} against the price](../img/theories/{name}.png)",
+                SHOWN,
+                "## How to read it",
+                reading[:1].upper() + reading[1:],
+                "## When it misleads",
+                misleads[:1].upper() + misleads[1:],
+            ]
+        )
+        + "\n"
+    )
+
+
+SHOWN = """Left: BTC-USD on 10 and 11 December 2023 (one-minute candles as recorded), the price above, the headline
+value below; green and red marks are its votes. Right: the headline statistic under its null and on these two days."""
+_LABELS = (
+    "Formulas", "Formula", "Source", "Sources", "Null", "Percentile", "Vote", "Score", "Unit", "Units", "Reading",
+    "Misleads",
+)  # fmt: skip
 
 
 def readable(docstring: str) -> str:
@@ -134,10 +207,18 @@ PAGES = {
 }
 
 
+def pages() -> dict[str, Callable[[], str]]:
+    """Every page that is made, by its path below docs/."""
+    from v7_pipeline.store.schema import THEORY_NAMES
+
+    return PAGES | {f"theories/{name}.md": partial(theory, name) for name in THEORY_NAMES}
+
+
 def main() -> None:
     """Write every page; print which changed."""
-    for name, make in PAGES.items():
+    for name, make in pages().items():
         path, text = DOCS / name, make()
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text() != text:
             path.write_text(text)
             print(f"wrote docs/{name}", file=sys.stderr)

@@ -8,6 +8,12 @@ rest missing.
 Percentile: P(win rate > break-even | outcomes), not a random walk's. Vote: for the side whose own posterior (scopes
 side:BUY and side:SELL) beats break-even with at least 95 %; against the other; both cancel. With the overall win rate
 alone it abstains. Score: strength of the percentile.
+
+Reading: the share of wins that the closed signals allow, with its interval; the percentile is the probability that
+it pays for its losses. Few outcomes give a wide interval and no vote.
+
+Misleads: signals of one move win or lose together, so twenty of them are not twenty independent trials; a falling
+week teaches it to sell. It knows the past of these rules and thresholds only, and forgets nothing yet.
 """
 
 from __future__ import annotations

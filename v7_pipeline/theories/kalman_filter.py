@@ -8,6 +8,12 @@ for 240 minutes all are 0, and missing in the minute that ends it: there is no u
 
 Null: random walk with the window's share of zero returns, simulated; statistic the slope. Vote: its side, outside the
 central 90 %. Score: strength of the percentile. Its memory is some ten minutes: it sees the latest move.
+
+Reading: the slope is where the last ten minutes point with the noise taken out; the gap says how far the price ran
+ahead of its level, the innovation what the last minute added that was not expected.
+
+Misleads: it is quick and therefore noisy: its vote changes within minutes and is the first to be wrong when a move
+ends. After a jump level and slope overshoot for a few minutes.
 """
 
 from __future__ import annotations

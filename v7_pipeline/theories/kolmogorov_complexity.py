@@ -7,6 +7,12 @@ that length (simulated), at most 1; `lz_phrases` = c. (n / log₂ n is no upper 
 Null: random walk with the window's share of zero returns, simulated. Its statistic is the mean of the phrases of
 (return > 0) and of (return < 0), which differ only through zero returns, so that mirroring prices changes nothing.
 Vote: few patterns are structure and go with momentum's direction; many are silence. Score: strength of the percentile.
+
+Reading: it looks at the order of ups and downs only, never at their sizes. Below the 5th percentile of a coin the
+sequence repeats itself: runs, alternation, a machine at work.
+
+Misleads: minutes without a trade are neither up nor down and make any sequence look simple, which is why its null
+depends on their share; bid–ask bounce alternates and is a pattern that nobody can trade.
 """
 
 from __future__ import annotations

@@ -7,6 +7,12 @@ the confidence is the largest. A minute without any scale (nothing moved for 240
 
 Null: random walk with the window's share of zero returns, simulated; statistic p_bull − p_bear. Vote: its side,
 outside the central 90 %. Score: |p_bull − p_bear|.
+
+Reading: three probabilities that sum to 1. It takes about an hour of drift to move them far; a probability of .9 for
+rising means that the last hours are much likelier under a drift of .12 volatilities a minute than without.
+
+Misleads: it knows three drifts only and must call everything one of them; after a single large move it is sure of a
+regime for as long as its states last (two hours on average), though one minute is no regime.
 """
 
 from __future__ import annotations

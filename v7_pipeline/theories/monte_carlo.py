@@ -12,6 +12,13 @@ over 1,440 min (positive-part James–Stein): zero unless the day says otherwise
 Null: with a driftless walk z is N(0, 1) and the plan's advantage over its opposite grows with z alone, whatever the
 volatility; the percentile is Φ(z), closed form. Vote: the drift's side, outside the central 90 %. Score: how much
 likelier the plan's target is than the opposite plan's, (p − p′)/(p + p′); 0 where the drift is shrunk to nothing.
+
+Reading: how likely a usual plan (target twice as far as the stop, four hours) ends at its target or its stop, given
+today's pace. Without drift and without a horizon it would be 1/3 to 2/3; the vote speaks only where the day's drift
+is larger than its own standard error.
+
+Misleads: a Brownian motion has neither jumps nor fat tails, so touches of far barriers are rarer in it than in the
+market; yesterday's drift says little about today's, which is why it is shrunk towards zero.
 """
 
 from __future__ import annotations

@@ -5,6 +5,12 @@ deviations; it is the t-statistic of the drift (self-normalised sum; Efron 1969)
 
 Null: N(0, 1), closed form; fat tails and quiet minutes hardly matter to a self-normalised sum. Vote: its side, outside
 the central 90 %. Score: strength of the percentile. It also lends its direction to the theories that have none.
+
+Reading: +2 means that the price stands two standard deviations of chance above where it was four hours ago. As the
+direction that other theories borrow it leans from the outer half on, as a vote of its own outside the central 90 %.
+
+Misleads: the window forgets at its far end, so that momentum can fall while the price rises; one jump is the whole of
+it and no sign of more. One reading in ten lies outside the central 90 % by chance alone.
 """
 
 from __future__ import annotations

@@ -10,6 +10,12 @@ Null: random walk with the window's share of zero returns, simulated; statistic:
 of moves ÷ the root of their summed squares, positive where the large moves are gains. Given their sizes only the
 signs are chance, so fat tails and volatility clusters change its null little. Vote: momentum's direction where the
 large moves lie on its side, silence where they lie against it. Score: strength of the percentile.
+
+Reading: VaR 95 % is the loss that one minute in twenty exceeds, CVaR the mean of those; stops are sized from the
+volatility beside them. The vote asks on which side the window's heaviest moves lie.
+
+Misleads: a window holds what has happened in it, so risk looks smallest just before it grows; 99 % figures of 120
+minutes rest on two minutes. Sharpe and Sortino of a window have a standard error of tens and are for display only.
 """
 
 from __future__ import annotations

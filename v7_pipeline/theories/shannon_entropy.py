@@ -7,6 +7,13 @@ Source: Shannon (1948); Miller (1955), “Note on the bias of information estima
 
 Null: random walk with the window's share of zero returns, simulated; of the value before it is cut at 1. Vote: low
 entropy is structure and goes with momentum's direction; high entropy is silence. Score: strength of the percentile.
+
+Reading: near 1 the moves are as varied as noise; below the 5th percentile of noise their sizes bunch in few cells, as
+in a market that trends in equal steps or jumps between two prices. The words column falls before the other one does
+where the order of moves, not their sizes, is what is regular.
+
+Misleads: a sudden change of volatility empties and fills cells without any order, since the scale that defines them
+lags by four hours; a coarse price step makes equal moves out of different ones.
 """
 
 from __future__ import annotations
