@@ -6,12 +6,15 @@ The same fetch and the same readings as a live scan; decisions are never made fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import pandas as pd
 
 from v7_pipeline.scan.candles import DAY, HISTORY, MINUTE, fetch_range, missing_days
 from v7_pipeline.scan.context import ScanContext, ScanError, persist
-from v7_pipeline.scan.features import readings
+from v7_pipeline.scan.features import computed, known
 
 __all__ = ["CANDLES_STAGE", "FEATURES_STAGE", "fill_candles", "fill_features"]
 
@@ -74,28 +77,38 @@ def fill_features(
 
     Minutes without candles have no reading; where none of a piece has any, its slice is left as it is.
     """
-    total = -(-(end - start) // _READINGS_PIECE)
-    lower, rows, done = start, 0, 0
-    newest: datetime | None = None
-    while lower < end:
-        upper = min(lower + _READINGS_PIECE, end)
-        frame = readings(ctx.store, ctx.symbols, lower, upper, settings=ctx.settings, source=ctx.learnt_from)
-        if len(frame):
-            with ctx.store.transaction() as tx:
-                tx.replace_slice(
-                    "theory_features",
-                    ctx.marked("theory_features", frame),
-                    start=lower,
-                    end=upper,
-                    symbols=ctx.symbols,
-                )
-            rows += len(frame)
-            newest = frame["as_of"].max()
-        done += 1
-        if on_progress:
-            on_progress(FEATURES_STAGE, done, total)
-        lower = upper
+    pieces = _pieces(start, end, _READINGS_PIECE)
+    rows, newest = 0, None
+    with ThreadPoolExecutor(1) as pool:
+        frame: pd.DataFrame | None = None
+        for done, (lower, upper) in enumerate([*pieces, (end, end)]):
+            # While one piece is computed the one before it is written.
+            ahead = None
+            if lower < upper:
+                given = known(ctx.store, ctx.symbols, lower, upper, source=ctx.learnt_from)
+                ahead = pool.submit(computed, given, lower, settings=ctx.settings)
+            if frame is not None:
+                _replace(ctx, frame, *pieces[done - 1])
+                rows += len(frame)
+                newest = frame["as_of"].max() if len(frame) else newest
+                if on_progress:
+                    on_progress(FEATURES_STAGE, done, len(pieces))
+            frame = ahead.result() if ahead else None
     return {"rows": rows, "newest": newest, "start": start, "end": end - MINUTE}
+
+
+def _replace(ctx: ScanContext, frame: pd.DataFrame, start: datetime, end: datetime) -> None:
+    if frame.empty:
+        return
+    with ctx.store.transaction() as tx:
+        tx.replace_slice(
+            "theory_features", ctx.marked("theory_features", frame), start=start, end=end, symbols=ctx.symbols
+        )
+
+
+def _pieces(start: datetime, end: datetime, length: timedelta) -> list[tuple[datetime, datetime]]:
+    count = -(-(end - start) // length)
+    return [(start + place * length, min(start + (place + 1) * length, end)) for place in range(count)]
 
 
 def _joined(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class ScanContext:
 
     def marked(self, table: str, frame: pd.DataFrame) -> pd.DataFrame:
         """`frame` with this scan's provenance, in the table's column order and types."""
-        return conform(table, frame.assign(**self.provenance))
+        return conform(table, frame, self.provenance)
 
     def marked_rows(self, table: str, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> pa.Table:
         """A few rows with this scan's provenance, checked and ready to be written."""

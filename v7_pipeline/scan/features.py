@@ -5,6 +5,7 @@ The live scan and the backfill call the same function over different minutes; th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import pandas as pd
@@ -15,7 +16,7 @@ from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store
 from v7_pipeline.theories import compute_features
 
-__all__ = ["new_readings", "readings"]
+__all__ = ["Known", "computed", "known", "new_readings", "readings"]
 
 MINUTE = timedelta(minutes=1)
 _NEWEST = "SELECT symbol, max(as_of) AS newest FROM theory_features WHERE as_of <= ? AND as_of > ? GROUP BY symbol"
@@ -64,11 +65,23 @@ def readings(
 
     `source` says whose outcomes the Bayesian win rate learnt from.
     """
-    first_candle = start - MINUTE - HISTORY
+    return computed(known(store, symbols, start, end, source=source), start, settings=settings)
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that readings are made of: candles, and the posteriors of the win rate."""
+
+    candles: pd.DataFrame
+    win_rates: pd.DataFrame
+
+
+def known(store: Store, symbols: tuple[str, ...], start: datetime, end: datetime, *, source: str) -> Known:
+    """What the store knows for the readings with start ≤ as_of < end, the history that they need included."""
     with store.reading() as reader:
         candles = reader.read(
             "candles",
-            start=first_candle,
+            start=start - MINUTE - HISTORY,
             end=end - MINUTE,
             symbols=symbols,
             columns=("symbol", "open_time", "open", "high", "low", "close", "volume"),
@@ -78,10 +91,15 @@ def readings(
             "WHERE source = ? AND as_of < ? ORDER BY as_of, scope",
             (source, end),
         )
+    return Known(candles, win_rates)
+
+
+def computed(given: Known, start: datetime, *, settings: Settings) -> pd.DataFrame:
+    """The readings from `start` on; touches no store, so another piece may be written meanwhile."""
     # A reading at t may use posteriors of scans before t only: the scan at t writes its own after its readings.
-    win_rates = win_rates.assign(as_of=win_rates["as_of"] + MINUTE)
+    win_rates = given.win_rates.assign(as_of=given.win_rates["as_of"] + MINUTE)
     return compute_features(
-        candles,
+        given.candles,
         gap_minutes=settings.gap_minutes,
         win_rates=win_rates,
         since=start,

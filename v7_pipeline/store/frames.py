@@ -56,8 +56,10 @@ def check_instant(value: datetime, name: str) -> datetime:
 # --- bringing a frame into shape ------------------------------------------------------------
 
 
-def conform(table: str, frame: pd.DataFrame) -> pd.DataFrame:
+def conform(table: str, frame: pd.DataFrame, constants: Mapping[str, str] | None = None) -> pd.DataFrame:
     """`frame` with the columns of `table` in the schema's order and types; values are not changed otherwise.
+
+    `constants` are columns that have one text in every row, such as provenance; they replace the frame's.
 
     Types: VARCHAR → object holding str or None; DOUBLE → float64 (NaN is missing); FLOAT → float64 of 32 bits'
     precision, so that what is read back is what was written; BIGINT → Int64; BOOLEAN → boolean; TIMESTAMPTZ →
@@ -66,8 +68,15 @@ def conform(table: str, frame: pd.DataFrame) -> pd.DataFrame:
     (text as numbers, fractions as whole numbers, naive times).
     """
     declared = schema.table(table)
-    _check_names(declared, frame, in_order=False)
-    columns = {column.name: _shaped(declared, column, frame[column.name]) for column in declared.columns}
+    constants = constants or {}
+    offered = [*(name for name in frame.columns if name not in constants), *constants]
+    _check_names(declared, pd.DataFrame(columns=offered) if constants else frame, in_order=False)
+    columns = {
+        column.name: np.full(len(frame), constants[column.name], dtype=object)
+        if column.name in constants
+        else _shaped(declared, column, frame[column.name])
+        for column in declared.columns
+    }
     return pd.DataFrame(columns, index=pd.RangeIndex(len(frame)), copy=False)
 
 
