@@ -12,7 +12,8 @@ from math import sqrt
 
 import pandas as pd
 
-from v7_pipeline.learning.frames import closed_before, one_source, require
+from v7_pipeline.learning.frames import closed_before, instants, one_source, require
+from v7_pipeline.learning.statistics import Floats, average_uniqueness
 
 __all__ = ["BetaPosterior", "win_rates"]
 
@@ -64,13 +65,15 @@ def win_rates(closed_outcomes: pd.DataFrame, *, as_of: datetime, prior_alpha: fl
     `closed_outcomes` has the outcomes columns signal_id, kind, symbol, strategy, side, exit_time, outcome,
     and tier (of gated_signals; may be missing in a row). Scopes: all, strategy:…, symbol:…, side:…, tier:…
     count paper outcomes; shadow:all counts those of rejected signals, so that learning goes on while nothing
-    is accepted. `manual` outcomes count nowhere. Breakevens are not counted. `all` and `shadow:all` are
+    is accepted. `manual` outcomes count nowhere. Breakevens are not counted. Trades that were open at the same time
+    won or lost together, so within a scope each adds its average uniqueness to alpha or beta (1 where nothing
+    overlaps it, 1/k where k lie upon each other), not 1; n still counts every one. `all` and `shadow:all` are
     always there; with n = 0 they are the prior. Raises ValueError on a naive `as_of`, a missing column or
     mixed sources.
     """
     require(
         closed_outcomes,
-        ("kind", "symbol", "strategy", "side", "tier", "exit_time", "outcome"),
+        ("kind", "symbol", "strategy", "side", "tier", "entry_time", "exit_time", "outcome"),
         "closed outcomes",
     )
     one_source(closed_outcomes)
@@ -78,14 +81,21 @@ def win_rates(closed_outcomes: pd.DataFrame, *, as_of: datetime, prior_alpha: fl
     decided = known[known["outcome"].isin(("win", "loss"))]
     rows = []
     for scope, group in _scopes(decided):
-        wins = int((group["outcome"] == "win").sum())
-        posterior = BetaPosterior(prior_alpha + wins, prior_beta + len(group) - wins)
+        weights = _weights(group)
+        won = (group["outcome"] == "win").to_numpy()
+        posterior = BetaPosterior(prior_alpha + float(weights[won].sum()), prior_beta + float(weights[~won].sum()))
         lower, upper = posterior.interval()
         rows.append((as_of, scope, posterior.alpha, posterior.beta, posterior.mean, lower, upper, len(group)))
     columns = ["as_of", "scope", "alpha", "beta", "mean", "lower", "upper", "n"]
     frame = pd.DataFrame(rows, columns=columns)
     frame["as_of"] = frame["as_of"].astype("datetime64[us, UTC]")
     return frame
+
+
+def _weights(trades: pd.DataFrame) -> Floats:
+    """Average uniqueness of each trade among these, by the minutes in which it was open."""
+    minutes = [instants(trades[name]).astype("int64").to_numpy() / 60e6 for name in ("entry_time", "exit_time")]
+    return average_uniqueness(minutes[0], minutes[1] + 1)  # the exit candle is part of the trade
 
 
 def _scopes(decided: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

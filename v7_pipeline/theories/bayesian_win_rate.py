@@ -6,14 +6,15 @@ prior, α + β = n + 2. Source: Bayes–Laplace. Break-even is 1/(1 + reward:ris
 rest missing.
 
 Percentile: P(win rate > break-even | outcomes), not a random walk's. Vote: for the side whose own posterior (scopes
-side:BUY and side:SELL) beats break-even with at least 95 %; against the other; both cancel. With the overall win rate
-alone it abstains. Score: strength of the percentile.
+side:BUY and side:SELL) beats break-even with at least 97.5 %; against the other; both cancel. Two sides are watched,
+so each gets half of the error: whatever n, at most 8 % of histories won at exactly break-even give a vote. With the
+overall win rate alone it abstains. Score: strength of the percentile.
 
 Reading: the share of wins that the closed signals allow, with its interval; the percentile is the probability that
 it pays for its losses. Few outcomes give a wide interval and no vote.
 
-Misleads: signals of one move win or lose together, so twenty of them are not twenty independent trials; a falling
-week teaches it to sell. It knows the past of these rules and thresholds only, and forgets nothing yet.
+Misleads: trades that were open together count as one piece of evidence (learning/), so after a busy day it may still
+know little; a falling week teaches it to sell. It knows the past of these rules and thresholds only.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from v7_pipeline.theories.base import SPEAKS, Bars, Floats, Posterior, number, strength
+from v7_pipeline.theories.base import Bars, Floats, Posterior, number, strength
 
 __all__ = ["BREAK_EVEN", "NAME", "explain", "percentile", "posteriors", "score", "values", "vote"]
 
 NAME = "bayesian_win_rate"
 BREAK_EVEN = 0.4
+#: Posterior probability of beating break-even from which a side is voted for.
+SURE = 0.975
 SCOPES = ("all", "side:BUY", "side:SELL")
 
 
@@ -99,7 +102,7 @@ def vote(bars: Bars, percentile: Floats, score: Floats) -> Floats:
 
 
 def _side(above: Floats) -> Floats:
-    return np.where(2 * above - 1 >= SPEAKS, strength(above), 0.0)
+    return np.where(above >= SURE, strength(above), 0.0)
 
 
 def explain(row: Mapping[str, Any]) -> str:

@@ -6,8 +6,10 @@ prediction, level += α · innovation, slope += β · innovation. Units: `kalman
 (a minute) and `kalman_innovation` in volatilities, the scale of 240 minutes known one bar earlier. Where nothing moved
 for 240 minutes all are 0, and missing in the minute that ends it: there is no unit to measure it in.
 
-Null: random walk with the window's share of zero returns, simulated; statistic the slope. Vote: its side, outside the
-central 90 %. Score: strength of the percentile. Its memory is some ten minutes: it sees the latest move.
+Null: random walks with the window's share of zero returns, simulated; statistic the slope ÷ √Σ h² r², h its response
+to one return: its standard deviation if only the signs of the moves are chance, so that fat tails and bursts of
+volatility matter little. Vote: its side, outside the central 92 %. Score: strength of the percentile. Its memory is
+some ten minutes: it sees the latest move.
 
 Reading: the slope is where the last ten minutes point with the noise taken out; the gap says how far the price ran
 ahead of its level, the innovation what the last minute added that was not expected.
@@ -23,6 +25,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, place, strength, trend_vote
@@ -53,16 +56,28 @@ def local_level_gain(q: float) -> float:
     return ahead / (ahead + 1)
 
 
+def _raw(bars: Bars) -> Floats:
+    """Price − level, slope, innovation in log price, full length."""
+
+    def make() -> Floats:
+        out = np.empty((3, bars.close.size))
+        bars.kernels.alpha_beta_filter(bars.returns, bars.run, *steady_state_gains(TRACKING_INDEX), out)
+        return out
+
+    return bars.cached((NAME, "raw"), make)
+
+
+def _usable(bars: Bars) -> npt.NDArray[np.bool_]:
+    return bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
+
+
 def _filtered(bars: Bars) -> Floats:
     def make() -> Floats:
-        alpha, beta = steady_state_gains(TRACKING_INDEX)
-        out = np.empty((3, bars.close.size))
-        bars.kernels.alpha_beta_filter(bars.returns, bars.run, alpha, beta, out)
-        out = out[:, bars.first :]
+        out = _raw(bars)[:, bars.first :]
         scale, still = bars.scale_before()[bars.first :], bars.returns[bars.first :] == 0
         unmoved = np.broadcast_to(np.where(still, 0.0, np.nan), out.shape).copy()
         ratio = np.divide(out, scale, out=unmoved, where=np.broadcast_to(scale > 0, out.shape))
-        return np.where(bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY), ratio, np.nan)
+        return np.where(_usable(bars), ratio, np.nan)
 
     return bars.cached(NAME, make)
 
@@ -73,8 +88,16 @@ def values(bars: Bars) -> dict[str, Floats]:
 
 
 def statistic(bars: Bars) -> Floats:
-    """The slope."""
-    return _filtered(bars)[1]
+    """The slope in standard deviations of chance signs; 0 where nothing moved for 240 minutes."""
+
+    def make() -> Floats:
+        spread = np.empty(bars.close.size)
+        bars.kernels.sign_spread(bars.returns, *steady_state_gains(TRACKING_INDEX), spread)
+        moved = (bars.quiet_share() < 1) & (spread[bars.first :] > 0)
+        ratio = np.divide(_raw(bars)[1, bars.first :], spread[bars.first :], out=np.zeros(bars.rows), where=moved)
+        return np.where(_usable(bars), ratio, np.nan)
+
+    return bars.cached((NAME, "statistic"), make)
 
 
 def percentile(bars: Bars) -> Floats:

@@ -22,6 +22,7 @@ __all__ = [
     "block_statistics",
     "drawdown",
     "entropy",
+    "evenness",
     "first_passage",
     "hamilton_filter",
     "hurst",
@@ -31,6 +32,7 @@ __all__ = [
     "normal_cdf",
     "plan_probabilities",
     "prepare",
+    "sign_spread",
     "symbolize",
     "table_percentile",
     "tails",
@@ -44,6 +46,7 @@ Words = npt.NDArray[np.uint32]
 
 _F = "float64[::1]"
 _F2 = "float64[:, ::1]"
+_F3 = "float64[:, :, ::1]"
 _I = "int64[::1]"
 _B = "uint8[::1]"
 _U = "uint32[::1]"
@@ -517,32 +520,75 @@ def normal_cdf(x: Floats, out: Floats) -> None:
         out[i] = 0.5 * math.erfc(-x[i] * math.sqrt(0.5))
 
 
-@_compiled(f"float64(float64, {_F}, {_F})")
-def _interpolate(x: float, knots: Floats, shares: Floats) -> float:
-    if x <= knots[0]:
-        return shares[0]
-    last = knots.size - 1
-    if x >= knots[last]:
-        return shares[last]
-    i = np.searchsorted(knots, x, side="right") - 1
-    return shares[i] + (shares[i + 1] - shares[i]) * ((x - knots[i]) / (knots[i + 1] - knots[i]))
-
-
-@_compiled(f"void({_F}, {_F}, {_F}, {_F2}, {_F2}, {_F})")
-def table_percentile(x: Floats, quiet: Floats, levels: Floats, knots: Floats, shares: Floats, out: Floats) -> None:
-    """Place of each x under its null: interpolated between knots and between shares of quiet minutes."""
-    top = levels.size - 1
+@_compiled(f"void({_F}, {_F}, {_F}, {_F}, {_F2}, {_F2}, {_F2}, {_F3}, {_F})")
+def table_percentile(
+    x: Floats,
+    quiet: Floats,
+    reading: Floats,
+    levels: Floats,
+    readings: Floats,
+    low: Floats,
+    step: Floats,
+    shares: Floats,
+    out: Floats,
+) -> None:
+    """Place of each x under its null: NullTable's knots and shares, interpolated between shares of quiet minutes,
+    between readings and between knots. Knots are equally spaced, so that nothing is searched."""
+    top, last, end = levels.size - 1, readings.shape[1] - 1, shares.shape[2] - 1
     for i in range(x.size):
         if math.isnan(x[i]):
             out[i] = np.nan
             continue
-        q = min(max(quiet[i], levels[0]), levels[top])
-        k = min(np.searchsorted(levels, q, side="right") - 1, top - 1)
-        weight = (q - levels[k]) / (levels[k + 1] - levels[k])
-        value = _interpolate(x[i], knots[k], shares[k])
-        if weight > 0.0:
-            value += weight * (_interpolate(x[i], knots[k + 1], shares[k + 1]) - value)
+        k = 0
+        while k + 1 < top and quiet[i] >= levels[k + 1]:
+            k += 1
+        k1 = min(k + 1, top)
+        v = 0.0
+        if k1 > k:
+            v = min(max((quiet[i] - levels[k]) / (levels[k1] - levels[k]), 0.0), 1.0)
+        j = 0
+        here = readings[k, 0] + v * (readings[k1, 0] - readings[k, 0])
+        w = 0.0
+        while j < last:
+            after = readings[k, j + 1] + v * (readings[k1, j + 1] - readings[k, j + 1])
+            if reading[i] < after or j + 1 == last:
+                w = min(max((reading[i] - here) / (after - here), 0.0), 1.0)
+                break
+            here = after
+            j += 1
+        j1 = min(j + 1, last)
+        a, b, c, d = (1.0 - v) * (1.0 - w), (1.0 - v) * w, v * (1.0 - w), v * w
+        start = a * low[k, j] + b * low[k, j1] + c * low[k1, j] + d * low[k1, j1]
+        width = a * step[k, j] + b * step[k, j1] + c * step[k1, j] + d * step[k1, j1]
+        place = min(max((x[i] - start) / width, 0.0), float(end))
+        m = min(int(place), end - 1)
+        f = place - m
+        value = a * (shares[k, j, m] + f * (shares[k, j, m + 1] - shares[k, j, m]))
+        value += b * (shares[k, j1, m] + f * (shares[k, j1, m + 1] - shares[k, j1, m]))
+        value += c * (shares[k1, j, m] + f * (shares[k1, j, m + 1] - shares[k1, j, m]))
+        value += d * (shares[k1, j1, m] + f * (shares[k1, j1, m + 1] - shares[k1, j1, m]))
         out[i] = value
+
+
+@_compiled(f"void({_F}, int64, int64, int64, {_F})")
+def evenness(returns: Floats, length: int, epoch: int, first: int, out: Floats) -> None:
+    """Mean over the window's blocks of 16 returns of mean |r| ÷ root mean square of those that moved (1 where none
+    did): √(2/π) and a little more where sizes are Gaussian, less with fat tails or bursts, 1 where all are equal."""
+    start = max(first - length + 1, 0)
+    n = returns.size - start
+    absolute = np.abs(returns[start:])
+    square = absolute * absolute
+    moved = np.where(absolute > 0.0, 1.0, 0.0)
+    for lag in (1, 2, 4, 8):
+        for sums in (absolute, square, moved):
+            for t in range(n - 1, lag - 1, -1):
+                sums[t] += sums[t - lag]
+    for t in range(n):
+        absolute[t] = absolute[t] / math.sqrt(moved[t] * square[t]) if square[t] > 0.0 else 1.0
+    blocks = length - 15
+    window_sum(absolute, blocks, epoch + start, first - start, out)
+    for t in range(out.size):
+        out[t] /= blocks
 
 
 @_compiled(f"void({_F}, {_I}, float64, float64, {_F2})")
@@ -590,3 +636,20 @@ def alpha_beta_filter(returns: Floats, run: Integers, alpha: float, beta: float,
         out[0, t] = gap
         out[1, t] = slope
         out[2, t] = innovation
+
+
+@_compiled(f"void({_F}, float64, float64, {_F})")
+def sign_spread(returns: Floats, alpha: float, beta: float, out: Floats) -> None:
+    """Standard deviation of alpha_beta_filter's slope if only the signs of the returns were chance: √Σ h² r² with h
+    the slope's response to one return, by the recursion of the covariance of (gap, slope)."""
+    keep = 1.0 - alpha
+    gap = 0.0
+    both = 0.0
+    slope = 0.0
+    for t in range(returns.size):
+        innovation = returns[t] * returns[t] + gap - 2.0 * both + slope
+        cross = both - slope
+        gap = keep * keep * innovation
+        both = keep * (beta * innovation + cross)
+        slope += beta * (2.0 * cross + beta * innovation)
+        out[t] = math.sqrt(max(slope, 0.0))

@@ -5,8 +5,9 @@ drift −μ, 0, +μ and unit variance; μ = .12 a minute, a state lasts 120 minu
 bars is worse than saying nothing) and no smoothing (it would look ahead). `p_bear`, `p_sideways`, `p_bull` sum to 1;
 the confidence is the largest. A minute without any scale (nothing moved for 240) carries no information.
 
-Null: random walk with the window's share of zero returns, simulated; statistic p_bull − p_bear. Vote: its side,
-outside the central 90 %. Score: |p_bull − p_bear|.
+Null: random walks, simulated; statistic p_bull − p_bear. When volatility has just risen, z is larger than the filter
+believes and its probabilities too sure, so the null is that of windows with the same root mean square of z over the
+last hour. Vote: its side, outside the central 92 %. Score: |p_bull − p_bear|.
 
 Reading: three probabilities that sum to 1. It takes about an hour of drift to move them far; a probability of .9 for
 rising means that the last hours are much likelier under a drift of .12 volatilities a minute than without.
@@ -27,12 +28,13 @@ from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, trend_vote
 from v7_pipeline.theories.nulls import simulated_percentile
 
-__all__ = ["NAME", "explain", "filter_probabilities", "percentile", "score", "statistic", "values", "vote"]
+__all__ = ["NAME", "explain", "filter_probabilities", "percentile", "reading", "score", "statistic", "values", "vote"]
 
 NAME = "market_regime"
 DRIFT = 0.12
 STAY = 1 - 1 / 120
 CUT = 6.0
+HOUR = 60
 _WORDS = {"falling": "p_bear", "driftless": "p_sideways", "rising": "p_bull"}
 
 
@@ -46,12 +48,21 @@ def filter_probabilities(z: npt.ArrayLike) -> Floats:
     return np.ascontiguousarray(out.T)
 
 
+def _standardised(bars: Bars) -> Floats:
+    """z of the full length; NaN where there is no information."""
+
+    def make() -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.clip(bars.returns / bars.scale_before(), -CUT, CUT)  # 0/0: none; a move out of nothing: the cut
+        z[bars.run <= HEADLINE_WINDOW] = np.nan
+        return z
+
+    return bars.cached((NAME, "z"), make)
+
+
 def _filtered(bars: Bars) -> Floats:
     def make() -> Floats:
-        scale = bars.scale_before()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = np.clip(bars.returns / scale, -CUT, CUT)  # 0/0: no information; a move out of nothing: the cut
-        z[bars.run <= HEADLINE_WINDOW] = np.nan
+        z = _standardised(bars)
         out = np.empty((3, z.size))
         bars.kernels.hamilton_filter(z, bars.run, DRIFT, STAY, out)
         usable = bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
@@ -71,8 +82,18 @@ def statistic(bars: Bars) -> Floats:
     return filtered[2] - filtered[0]
 
 
+def reading(bars: Bars) -> Floats:
+    """Root mean square of z over the last hour, on which the null depends."""
+
+    def make() -> Floats:
+        z = np.nan_to_num(_standardised(bars), nan=0.0)
+        return np.sqrt(bars.window_sum(z * z, HOUR) / HOUR)
+
+    return bars.cached((NAME, "reading"), make)
+
+
 def percentile(bars: Bars) -> Floats:
-    return simulated_percentile(NAME, bars, statistic(bars))
+    return simulated_percentile(NAME, bars, statistic(bars), reading(bars))
 
 
 def score(bars: Bars, percentile: Floats) -> Floats:

@@ -4,13 +4,13 @@ Formula: (p_t − p_{t−W}) ÷ (σ√W) with p log price and σ² the mean squa
 deviations; it is the t-statistic of the drift (self-normalised sum; Efron 1969), 0 where nothing moved.
 
 Null: N(0, 1), closed form; fat tails and quiet minutes hardly matter to a self-normalised sum. Vote: its side, outside
-the central 90 %. Score: strength of the percentile. It also lends its direction to the theories that have none.
+the central 92 %. Score: strength of the percentile. It also lends its direction to the theories that have none.
 
 Reading: +2 means that the price stands two standard deviations of chance above where it was four hours ago. As the
-direction that other theories borrow it leans from the outer half on, as a vote of its own outside the central 90 %.
+direction that other theories borrow it leans from the outer half on, as a vote of its own outside the central 92 %.
 
 Misleads: the window forgets at its far end, so that momentum can fall while the price rises; one jump is the whole of
-it and no sign of more. One reading in ten lies outside the central 90 % by chance alone.
+it and no sign of more. One reading in twelve lies outside the central 92 % by chance alone.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def values(bars: Bars) -> dict[str, Floats]:
     return {f"momentum_{w}": bars.where_usable(bars.momentum(w), w) for w in bars.windows}
 
 
-def statistic(bars: Bars) -> Floats:
-    """The headline window's momentum."""
-    return bars.where_usable(bars.momentum(HEADLINE_WINDOW), HEADLINE_WINDOW)
+def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
+    """The window's momentum."""
+    return bars.where_usable(bars.momentum(w), w)
 
 
 def percentile(bars: Bars) -> Floats:

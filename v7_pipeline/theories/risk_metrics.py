@@ -6,7 +6,7 @@ Formulas, over the window's W one-minute log returns: VaR = −(⌈αW⌉-th sma
 squared loss, × √525,600 (display only: their standard error is √(525600/W)); maximum drawdown in log price over the
 window's W + 1 closes. Nothing moved: ratios missing, the rest 0.
 
-Null: random walk with the window's share of zero returns, simulated; statistic: the sum of the window's largest tenth
+Null: random walks with the window's share of zero returns, simulated; statistic: the sum of the window's largest tenth
 of moves ÷ the root of their summed squares, positive where the large moves are gains. Given their sizes only the
 signs are chance, so fat tails and volatility clusters change its null little. Vote: momentum's direction where the
 large moves lie on its side, silence where they lie against it. Score: strength of the percentile.
@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
-from v7_pipeline.theories.base import Bars, Floats, missing_because, number, place, strength, two_sided_vote
+from v7_pipeline.theories.base import HIGH, LOW, Bars, Floats, missing_because, number, place, strength, two_sided_vote
 from v7_pipeline.theories.nulls import simulated_percentile
 
 __all__ = [
@@ -109,9 +109,9 @@ def values(bars: Bars) -> dict[str, Floats]:
     return {f"{name}_{w}": _all(bars, w)[name] for name in names for w in bars.windows}
 
 
-def statistic(bars: Bars) -> Floats:
-    """On which side the headline window's large moves lie, in standard deviations of chance signs."""
-    return _all(bars, HEADLINE_WINDOW)["large_moves"]
+def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
+    """On which side the large moves lie, in standard deviations of chance signs."""
+    return _all(bars, w)["large_moves"]
 
 
 def percentile(bars: Bars) -> Floats:
@@ -132,9 +132,9 @@ def explain(row: Mapping[str, Any]) -> str:
         return missing_because(row, "Risk")
     share = number(row, f"{NAME}_percentile")
     told = "neither side has the large moves"
-    if share is not None and share >= 0.95:
+    if share is not None and share >= HIGH:
         told = "the large moves are gains"
-    elif share is not None and share <= 0.05:
+    elif share is not None and share <= LOW:
         told = "the large moves are losses"
     return (
         f"Risk: the worst 5 % of minutes lose {100 * shortfall:.3f} % on average, deepest fall {100 * fall:.2f} % in "

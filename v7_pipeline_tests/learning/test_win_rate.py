@@ -68,6 +68,25 @@ def test_the_seed_example_of_12_wins_in_20_gives_beta_13_9():
     assert (row["lower"], row["upper"]) == pytest.approx((0.384354, 0.781803), abs=5e-7)
 
 
+def test_trades_of_one_move_are_one_piece_of_evidence():
+    """Twenty sells into one crash, all won: as sure as one win, not as twenty."""
+    at = {"entry_time": EPOCH, "exit_time": EPOCH + pd.Timedelta(minutes=60)}
+    frame = outcomes([outcome(i, side="SELL", **at) for i in range(20)])
+    row = rates(frame).loc["side:SELL"]
+    assert (row["alpha"], row["beta"], row["n"]) == (pytest.approx(2), 1, 20)
+    later = {"entry_time": EPOCH + pd.Timedelta(minutes=61), "exit_time": EPOCH + pd.Timedelta(minutes=90)}
+    half = outcomes([outcome(0, **at), outcome(1, outcome="loss", **later)])
+    assert rates(half).loc["all", ["alpha", "beta"]].tolist() == [2, 2]
+
+
+def test_overlap_counts_within_a_scope_only():
+    at = {"entry_time": EPOCH, "exit_time": EPOCH + pd.Timedelta(minutes=9)}
+    frame = outcomes([outcome(0, **at), outcome(1, symbol="ETH-USD", **at)])
+    table = rates(frame)
+    assert table.loc["all", "alpha"] == pytest.approx(2)
+    assert table.loc[["symbol:BTC-USD", "symbol:ETH-USD"], "alpha"].tolist() == [2, 2]
+
+
 def test_an_outcome_counts_from_the_end_of_its_exit_candle_on():
     frame = outcomes([outcome(0)])
     closed = (frame["exit_time"].iloc[0] + pd.Timedelta(minutes=1)).to_pydatetime()

@@ -1,48 +1,86 @@
-"""The null distributions: what each headline statistic does on a driftless random walk, and a value's place there.
+"""The null distributions: what each statistic does on driftless random walks, and a value's place there.
 
-random_walk.npz is made by `python -m v7_pipeline.theories.nulls.simulate` and read here; nothing is simulated here.
+random_walk.npz (and its checksum in random_walk.json) is made by `python -m v7_pipeline.theories.nulls.simulate` and
+read here; nothing is simulated here.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import Bars, Floats
 
-__all__ = ["FILE", "NullTable", "load", "simulated_percentile"]
+__all__ = ["ABOUT", "FILE", "SHARE_UNITS", "NullTable", "about", "checksum", "load", "simulated_percentile"]
 
 FILE = "random_walk.npz"
+ABOUT = "random_walk.json"
+#: Shares are stored as whole numbers of 1/65,534: even, so that ½ is exact and mirrored tables are mirrored.
+SHARE_UNITS = 65534
 
 
 class NullTable(NamedTuple):
-    """One statistic's null: `levels` are shares of quiet minutes (Q); `knots` and `shares` are Q × K: values and
-    their mid-rank distribution function."""
+    """One statistic's null over Q shares of quiet minutes × A readings × K knots, all interpolated linearly.
+
+    A reading is a second, signless property of the window on which the statistic's null depends; without one, A = 1.
+    At share levels[q] and reading readings[q, a] the null's distribution function (mid-rank) is shares[q, a, i] at
+    low[q, a] + i · step[q, a]. Beyond a table's edge its last entry holds.
+    """
 
     levels: Floats
-    knots: Floats
+    readings: Floats
+    low: Floats
+    step: Floats
     shares: Floats
 
 
+def checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 of names, types, shapes and values, whatever the compression."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def about() -> dict[str, Any]:
+    """How the file was made: seed, nulls, sizes, checksum."""
+    return json.loads((files(__name__) / ABOUT).read_text(encoding="utf-8"))
+
+
 @cache
-def _file() -> dict[str, Any]:
+def _file() -> dict[str, npt.NDArray[Any]]:
     with (files(__name__) / FILE).open("rb") as stream, np.load(stream) as data:
-        return {name: np.ascontiguousarray(data[name], np.float64) for name in data.files}
+        arrays = {name: data[name] for name in data.files}
+    if checksum(arrays) != about()["sha256"]:
+        raise ValueError(f"{FILE} is not the file that {ABOUT} describes; make both again with nulls/simulate.py")
+    return arrays
 
 
 @cache
-def load(theory: str) -> NullTable:
-    """The null of a theory's headline statistic; KeyError where it has no simulated one."""
+def load(theory: str, window: int = HEADLINE_WINDOW) -> NullTable:
+    """The null of a theory's statistic over `window` minutes (market_regime and kalman_filter have the headline
+    window only); KeyError where none was simulated, ValueError where the file is damaged."""
     data = _file()
-    return NullTable(data["levels"], data[f"{theory}_knots"], data[f"{theory}_shares"])
+    levels, readings, low, step, shares = (
+        np.ascontiguousarray(data[f"{theory}_{window}_{part}"], np.float64) for part in NullTable._fields
+    )
+    return NullTable(levels, readings, low, step, shares / SHARE_UNITS)
 
 
-def simulated_percentile(theory: str, bars: Bars, statistic: Floats) -> Floats:
-    """Mid-rank place of each statistic under the random walk with its window's share of quiet minutes."""
-    table = load(theory)
+def simulated_percentile(theory: str, bars: Bars, statistic: Floats, reading: Floats | None = None) -> Floats:
+    """Mid-rank place of each statistic of the headline window under random walks with its window's share of quiet
+    minutes and its reading."""
     out = np.empty(statistic.size)
-    bars.kernels.table_percentile(statistic, bars.quiet_share(), *table, out)
+    reading = np.zeros(statistic.size) if reading is None else reading
+    bars.kernels.table_percentile(statistic, bars.quiet_share(), reading, *load(theory), out)
     return out
