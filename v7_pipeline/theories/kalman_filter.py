@@ -28,6 +28,7 @@ __all__ = [
 
 NAME = "kalman_filter"
 TRACKING_INDEX = 0.05
+_COLUMNS = ("kalman_gap", "kalman_slope", "kalman_innovation")
 
 
 def steady_state_gains(tracking_index: float) -> tuple[float, float]:
@@ -47,23 +48,28 @@ def local_level_gain(q: float) -> float:
     return ahead / (ahead + 1)
 
 
-def _filtered(bars: Bars) -> Floats:
-    def make() -> Floats:
-        alpha, beta = steady_state_gains(TRACKING_INDEX)
-        out = np.empty((3, bars.close.size))
-        bars.kernels.alpha_beta_filter(bars.returns, bars.run, alpha, beta, out)
-        out = out[:, bars.first :]
-        scale, still = bars.scale_before()[bars.first :], bars.returns[bars.first :] == 0
-        unmoved = np.broadcast_to(np.where(still, 0.0, np.nan), out.shape).copy()
-        ratio = np.divide(out, scale, out=unmoved, where=np.broadcast_to(scale > 0, out.shape))
-        return np.where(bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY), ratio, np.nan)
+def _whole(bars: Bars) -> Floats:
+    """Gap, slope and innovation of every minute, in log price."""
+    out = np.empty((3, bars.close.size))
+    bars.kernels.alpha_beta_filter(bars.returns, bars.run, *steady_state_gains(TRACKING_INDEX), out)
+    return out
 
-    return bars.cached(NAME, make)
+
+def _filtered(bars: Bars) -> tuple[Floats, ...]:
+    def make() -> tuple[Floats, ...]:
+        scale, returns = bars.scale_before(), bars.returns[bars.first :]
+        usable = bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
+        columns = tuple(bars.column(name) for name in _COLUMNS)
+        for raw, column in zip(bars.remembered(NAME, _whole), columns, strict=True):
+            bars.kernels.in_units(raw, scale, returns, usable, column)
+        return columns
+
+    return bars.cached((NAME, "in units"), make)
 
 
 def values(bars: Bars) -> dict[str, Floats]:
     """kalman_gap, kalman_slope, kalman_innovation; missing before 1,240 unbroken returns."""
-    return dict(zip(("kalman_gap", "kalman_slope", "kalman_innovation"), _filtered(bars), strict=True))
+    return dict(zip(_COLUMNS, _filtered(bars), strict=True))
 
 
 def statistic(bars: Bars) -> Floats:

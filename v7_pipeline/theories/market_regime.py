@@ -40,23 +40,28 @@ def filter_probabilities(z: npt.ArrayLike) -> Floats:
     return np.ascontiguousarray(out.T)
 
 
-def _filtered(bars: Bars) -> Floats:
-    def make() -> Floats:
-        scale = bars.scale_before()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = np.clip(bars.returns / scale, -CUT, CUT)  # 0/0: no information; a move out of nothing: the cut
-        z[bars.run <= HEADLINE_WINDOW] = np.nan
-        out = np.empty((3, z.size))
-        bars.kernels.hamilton_filter(z, bars.run, DRIFT, STAY, out)
-        usable = bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
-        return np.where(usable, out[:, bars.first :], np.nan)
+def _whole(bars: Bars) -> Floats:
+    """The three probabilities of every minute."""
+    z, out = np.empty(bars.close.size), np.empty((3, bars.close.size))
+    # 0/0: no information; a move out of nothing: the cut
+    bars.kernels.standardise(bars.returns, bars.scale_everywhere(HEADLINE_WINDOW), bars.run, HEADLINE_WINDOW, CUT, z)
+    bars.kernels.hamilton_filter(z, bars.run, DRIFT, STAY, out)
+    return out
 
-    return bars.cached(NAME, make)
+
+def _filtered(bars: Bars) -> tuple[Floats, ...]:
+    def make() -> tuple[Floats, ...]:
+        return tuple(
+            bars.where_usable(raw, HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY, out=bars.column(name))
+            for raw, name in zip(bars.remembered(NAME, _whole), _WORDS.values(), strict=True)
+        )
+
+    return bars.cached((NAME, "usable"), make)
 
 
 def values(bars: Bars) -> dict[str, Floats]:
     """p_bear, p_sideways, p_bull; missing before 1,240 unbroken returns."""
-    return dict(zip(("p_bear", "p_sideways", "p_bull"), _filtered(bars), strict=True))
+    return dict(zip(_WORDS.values(), _filtered(bars), strict=True))
 
 
 def statistic(bars: Bars) -> Floats:
@@ -70,7 +75,8 @@ def percentile(bars: Bars) -> Floats:
 
 
 def score(bars: Bars, percentile: Floats) -> Floats:
-    return np.nan_to_num(np.abs(statistic(bars)), nan=0.0)
+    distance = np.abs(statistic(bars))
+    return np.where(distance >= 0, distance, 0.0)  # 0 where missing
 
 
 def vote(bars: Bars, percentile: Floats, score: Floats) -> Floats:
