@@ -6,6 +6,7 @@ No theory's own mathematics belongs here (see its file), and no loop over minute
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ __all__ = [
     "FILTER_MEMORY",
     "HIGH",
     "LOW",
+    "MINUTES_A_YEAR",
     "SPEAKS",
     "Bars",
     "Floats",
@@ -42,6 +44,7 @@ SPEAKS = 0.92
 LOW, HIGH = (1 - SPEAKS) / 2, (1 + SPEAKS) / 2
 #: The same for the direction that momentum lends to theories without one of their own: its outer half.
 LEANS = 0.5
+MINUTES_A_YEAR = 525_600
 #: Bars after which the two filters have forgotten where they started (to 1e-9).
 FILTER_MEMORY = 1000
 
@@ -63,7 +66,9 @@ class Bars:
     """One symbol's dense minutes; `first` is the first row wanted, earlier ones are look-back.
 
     Full-length arrays are `returns` (log, 0 where missing), `path` (log price), `run` (known returns in a row);
-    every other array returned here covers the rows first … n only. Bars are used by one thread.
+    every other array returned here covers the rows first … n only. A part of a longer stretch (`part`) knows the
+    `whole`, over which the filters run once; what else it gives depends on its own minutes alone. A part is used by
+    one thread.
     """
 
     close: Floats
@@ -73,19 +78,42 @@ class Bars:
     windows: tuple[int, ...]
     min_observed_share: float
     posteriors: Mapping[str, Posterior] = field(default_factory=dict)
+    into: Mapping[str, Floats] = field(default_factory=dict)  # where columns may be written at once
+    whole: Bars | None = None
+    offset: int = 0  # of the first minute here within `whole`
     returns: Floats = field(init=False)
     path: Floats = field(init=False)
     run: npt.NDArray[np.int64] = field(init=False)
     kernels: Any = field(init=False)
     _cache: dict[Any, Any] = field(init=False, default_factory=dict)
+    _lock: Any = field(init=False, default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         from v7_pipeline.theories import kernels
 
         n = self.close.size
         self.kernels = kernels
+        if self.whole is not None:
+            own = slice(self.offset, self.offset + n)
+            self.returns, self.path, self.run = self.whole.returns[own], self.whole.path[own], self.whole.run[own]
+            return
         self.returns, self.path, self.run = np.empty(n), np.empty(n), np.empty(n, np.int64)
         kernels.prepare(self.close, self.returns, self.path, self.run)
+
+    def part(self, start: int, first: int, end: int, into: Mapping[str, Floats]) -> Bars:
+        """The minutes start … end of these, of which those from `first` on are wanted."""
+        return Bars(
+            self.close[start:end],
+            self.observed[start:end],
+            self.epoch + start,
+            first - start,
+            self.windows,
+            self.min_observed_share,
+            self.posteriors,
+            into,
+            self,
+            start,
+        )
 
     @property
     def rows(self) -> int:
@@ -96,6 +124,19 @@ class Bars:
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]
+
+    def remembered(self, key: Any, make: Callable[[Bars], Floats]) -> Floats:
+        """This part's rows of `make(whole)`, an array of what has infinite memory (its last axis every minute of the
+        whole): made once, so that it does not depend on how the whole is cut."""
+        whole = self if self.whole is None else self.whole
+        with whole._lock:
+            made: Floats = whole.cached(key, lambda: make(whole))
+        return made[..., self.offset + self.first : self.offset + self.close.size]
+
+    def column(self, name: str) -> Floats:
+        """An array of a float a row to fill and return as this column; not filled yet."""
+        there = self.into.get(name)
+        return np.empty(self.rows) if there is None else there
 
     def window_sum(self, x: Floats, length: int) -> Floats:
         """Sum of the last `length` values of a full-length array."""
@@ -108,8 +149,10 @@ class Bars:
 
         def make() -> Floats:
             out = np.zeros(self.close.size)
-            self.kernels.window_sum(np.abs(self.returns), w, self.epoch, 0, out)
-            return out * (math.sqrt(math.pi / 2) / w)
+            moves = self.cached("moves", lambda: np.abs(self.returns))
+            self.kernels.window_sum(moves, w, self.epoch, 0, out)
+            out *= math.sqrt(math.pi / 2) / w
+            return out
 
         return self.cached(("scale", w), make)
 
@@ -117,39 +160,57 @@ class Bars:
         return self.scale_everywhere(w)[self.first :]
 
     def scale_before(self, w: int = HEADLINE_WINDOW) -> Floats:
-        """The scale known one bar earlier, full length: a return in its units never changes after it is made."""
-        return self.cached(("before", w), lambda: np.concatenate(([0.0], self.scale_everywhere(w)[:-1])))
+        """The scale known one bar earlier: a return in its units never changes after it is made."""
+        if self.first > 0:
+            return self.scale_everywhere(w)[self.first - 1 : -1]
+        return np.concatenate(([0.0], self.scale_everywhere(w)[:-1]))
 
-    def total(self, w: int) -> Floats:
-        """Sum of returns: the log-price change over the window."""
-        return self.cached(("total", w), lambda: self.window_sum(self.returns, w))
+    def moments(self, w: int) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """Of the last w returns, missing where not usable: sum; momentum; volatility (divisor w − 1); Sharpe and
+        Sortino ratio (a year)."""
 
-    def power(self, w: int) -> Floats:
-        """Sum of squared returns."""
-        return self.cached(("power", w), lambda: self.window_sum(self.returns * self.returns, w))
+        def make() -> tuple[Floats, Floats, Floats, Floats, Floats]:
+            momentum, volatility = self.column(f"momentum_{w}"), self.column(f"volatility_{w}")
+            out = np.empty(self.rows), momentum, volatility, self.column(f"sharpe_{w}"), self.column(f"sortino_{w}")
+            year = math.sqrt(MINUTES_A_YEAR)
+            self.kernels.moments(self.returns, w, self.epoch, self.first, year, self.usable(w), *out)
+            return out
+
+        return self.cached(("moments", w), make)
 
     def momentum(self, w: int) -> Floats:
-        """Change over the window ÷ (σ√W) with σ² the mean squared return; 0 where nothing moved."""
+        """Change over the window ÷ (σ√W) with σ² the mean squared return; 0 where nothing moved, missing where the
+        window is not usable."""
+        return self.moments(w)[1]
+
+    def momentum_share(self, w: int) -> Floats:
+        """Its place under N(0, 1)."""
 
         def make() -> Floats:
-            power = self.power(w)
-            return np.divide(self.total(w), np.sqrt(power), out=np.zeros(self.rows), where=power > 0)
+            out = np.empty(self.rows)
+            self.kernels.normal_cdf(self.momentum(w), out)
+            return out
 
-        return self.cached(("momentum", w), make)
+        return self.cached(("momentum share", w), make)
 
-    def observed_share(self, w: int) -> Floats:
-        """Share of the last w minutes that had a trade; minutes before the first row count as without."""
-
-        def make() -> Floats:
-            counts = np.concatenate(([0], np.cumsum(self.observed)))  # integers: exact
-            ends = np.arange(self.first, self.close.size) + 1
-            return (counts[ends] - counts[np.maximum(ends - w, 0)]) / w
+    def _observed(self, w: int) -> npt.NDArray[np.int64]:
+        def make() -> npt.NDArray[np.int64]:
+            out = np.empty(self.rows, np.int64)
+            self.kernels.count_in_window(self.observed.view(np.uint8), w, self.first, out)
+            return out
 
         return self.cached(("observed", w), make)
 
     def quiet_share(self, w: int = HEADLINE_WINDOW) -> Floats:
         """Share of zero returns in the window, which its null depends on."""
-        return self.cached(("quiet", w), lambda: self.window_sum((self.returns == 0).astype(float), w) / w)
+
+        def make() -> Floats:
+            out = np.empty(self.rows, np.int64)
+            still = self.cached("still", lambda: (self.returns == 0).view(np.uint8))
+            self.kernels.count_in_window(still, w, self.first, out)
+            return out / w
+
+        return self.cached(("quiet", w), make)
 
     def evenness(self, w: int = HEADLINE_WINDOW) -> Floats:
         """Mean over the window's blocks of 16 returns of mean |r| ÷ root mean square of those that moved: .82 for
@@ -162,25 +223,35 @@ class Bars:
 
         return self.cached(("evenness", w), make)
 
-    def usable(self, w: int, history: int | None = None) -> npt.NDArray[np.bool_]:
-        """Rows whose last `history` (default w) returns are all known and whose window was observed enough."""
-        unbroken = self.run[self.first :] >= (w if history is None else history)
-        return unbroken & (self.observed_share(w) >= self.min_observed_share)
+    def observed_share(self, w: int) -> Floats:
+        """Share of the last w minutes that had a trade; minutes before the first row count as without."""
+        return np.divide(self._observed(w), w, out=self.column("observed_share") if w == HEADLINE_WINDOW else None)
 
-    def where_usable(self, values: Floats, w: int, history: int | None = None) -> Floats:
-        """`values`, missing where the window is not usable."""
-        return np.where(self.usable(w, history), values, np.nan)
+    def usable(self, w: int, history: int | None = None) -> npt.NDArray[np.uint8]:
+        """1 in rows whose last `history` (default w) returns are all known and whose window was observed enough."""
+        history = w if history is None else history
+
+        def make() -> npt.NDArray[np.uint8]:
+            out = np.empty(self.rows, np.uint8)
+            counts = self._observed(w)
+            self.kernels.usable_rows(self.run, counts, self.first, w, history, self.min_observed_share, out)
+            return out
+
+        return self.cached(("usable", w, history), make)
+
+    def where_usable(self, values: Floats, w: int, history: int | None = None, out: Floats | None = None) -> Floats:
+        """`values`, missing where the window is not usable; into `out` where given."""
+        out = np.empty(self.rows) if out is None else out
+        self.kernels.masked(np.ascontiguousarray(values), self.usable(w, history), out)
+        return out
 
     def direction(self) -> Floats:
         """−1, 0 or +1: where momentum over the headline window leans (outer half of N(0, 1)), for theories without
         a direction of their own."""
 
         def make() -> Floats:
-            shares = np.empty(self.rows)
-            momentum = self.momentum(HEADLINE_WINDOW)
-            self.kernels.normal_cdf(momentum, shares)
-            leans = (np.abs(2 * shares - 1) >= LEANS) & self.usable(HEADLINE_WINDOW)
-            return np.where(leans, np.sign(momentum), 0.0)
+            leans = np.abs(2 * self.momentum_share(HEADLINE_WINDOW) - 1) >= LEANS  # false where missing
+            return np.where(leans, np.sign(self.momentum(HEADLINE_WINDOW)), 0.0)
 
         return self.cached("direction", make)
 
@@ -206,33 +277,37 @@ class Theory(Protocol):
         """One sentence for a trader."""
 
 
-def _decided(percentile: Floats) -> npt.NDArray[np.bool_]:
-    return np.abs(2 * percentile - 1) >= SPEAKS
-
-
 def strength(percentile: Floats) -> Floats:
     """|2p − 1|⁴: near 0 for what noise does, .72 at the edge of the central 92 %, 1 beyond anything it does."""
-    distance = np.abs(2 * np.nan_to_num(percentile, nan=0.5) - 1)
-    return (distance * distance) * (distance * distance)
+    from v7_pipeline.theories import kernels
+
+    out = np.empty(percentile.size)
+    kernels.strength(percentile, out)
+    return out
 
 
 def trend_vote(percentile: Floats, score: Floats) -> Floats:
     """For a signed statistic: its side, where it lies outside the central 92 % of its null."""
-    return np.where(_decided(percentile), np.where(percentile > 0.5, score, -score), 0.0)
+    from v7_pipeline.theories import kernels
+
+    out = np.empty(percentile.size)
+    kernels.trend_vote(percentile, score, SPEAKS, out)
+    return out
 
 
 def lean(bars: Bars, percentile: Floats, score: Floats, *, low: int, high: int) -> Floats:
     """For a statistic without direction: momentum's direction × `low` or × `high` (+1 with it, −1 against it, 0
     silent) where the statistic lies in the lower or upper 4 % of its null."""
-    sense = np.where(percentile > 0.5, float(high), float(low))
-    return np.where(_decided(percentile), bars.direction() * sense * score, 0.0) + 0.0
+    out = np.empty(percentile.size)
+    bars.kernels.leaning_vote(percentile, score, bars.direction(), SPEAKS, float(low), float(high), out)
+    return out
 
 
 def two_sided_vote(bars: Bars, percentile: Floats, score: Floats) -> Floats:
     """For a signed statistic that may only confirm: momentum's direction where both have one sign."""
-    own = np.where(_decided(percentile), np.sign(percentile - 0.5), 0.0)
-    direction = bars.direction()
-    return np.where((own == direction) & (own != 0), direction * score, 0.0)
+    out = np.empty(percentile.size)
+    bars.kernels.confirming_vote(percentile, score, bars.direction(), SPEAKS, out)
+    return out
 
 
 def number(row: Mapping[str, Any], column: str) -> float | None:

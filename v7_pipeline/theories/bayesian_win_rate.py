@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from v7_pipeline.theories.base import Bars, Floats, Posterior, number, strength
@@ -68,28 +69,30 @@ def posteriors(win_rates: pd.DataFrame | None, *, break_even: float = BREAK_EVEN
     return result
 
 
-def _as_of(bars: Bars, scope: str, field: str) -> Floats:
-    """A posterior's field at each row: the newest with as_of ≤ the row's; missing before the first."""
+def _as_of(bars: Bars, scope: str, field: str, name: str = "", missing: float = np.nan) -> Floats:
+    """A posterior's field at each row, for the column `name`: the newest with as_of ≤ the row's, `missing` before."""
+    out = bars.column(name)
     steps = bars.posteriors.get(scope)
     if steps is None:
-        return np.full(bars.rows, np.nan)
-    as_of = bars.epoch + 1 + np.arange(bars.first, bars.close.size)
-    index = np.searchsorted(steps.minute, as_of, side="right") - 1
-    return np.where(index >= 0, getattr(steps, field)[np.maximum(index, 0)], np.nan)
+        out.fill(missing)
+        return out
+
+    def newest() -> npt.NDArray[np.int64]:
+        as_of = bars.epoch + 1 + np.arange(bars.first, bars.close.size)
+        return np.searchsorted(steps.minute, as_of, side="right")
+
+    known = np.concatenate(([missing], getattr(steps, field)))  # 0: before the first
+    return np.take(known, bars.cached((NAME, scope), newest), out=out, mode="clip")
 
 
 def values(bars: Bars) -> dict[str, Floats]:
     """win_rate, win_rate_lower, win_rate_upper, win_rate_n."""
-    return {
-        "win_rate": _as_of(bars, "all", "mean"),
-        "win_rate_lower": _as_of(bars, "all", "lower"),
-        "win_rate_upper": _as_of(bars, "all", "upper"),
-        "win_rate_n": np.nan_to_num(_as_of(bars, "all", "n"), nan=0.0),
-    }
+    fields = {"win_rate": "mean", "win_rate_lower": "lower", "win_rate_upper": "upper", "win_rate_n": "n"}
+    return {name: _as_of(bars, "all", field, name, 0.0 if field == "n" else np.nan) for name, field in fields.items()}
 
 
 def percentile(bars: Bars) -> Floats:
-    return _as_of(bars, "all", "above")
+    return _as_of(bars, "all", "above", f"{NAME}_percentile")
 
 
 def score(bars: Bars, percentile: Floats) -> Floats:
@@ -97,6 +100,8 @@ def score(bars: Bars, percentile: Floats) -> Floats:
 
 
 def vote(bars: Bars, percentile: Floats, score: Floats) -> Floats:
+    if not any(scope in bars.posteriors for scope in SCOPES[1:]):
+        return np.zeros(bars.rows)
     buy, sell = (_side(_as_of(bars, f"side:{side}", "above")) for side in ("BUY", "SELL"))
     return buy - sell
 

@@ -5,7 +5,13 @@ Only frames in, frames out and the loop over symbols and theories; each theory's
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,11 +23,25 @@ from v7_pipeline.theories import bayesian_win_rate, registry
 from v7_pipeline.theories.base import Bars, Floats, Posterior
 from v7_pipeline.theories.frames import as_grid
 
-__all__ = ["compute_features", "warm_up"]
+__all__ = ["CHUNK", "Minutes", "compute_features", "readings", "warm_up"]
 
 _COLUMNS = ("symbol", "open_time", "close", "observed")
 _MINUTE_US = 60_000_000
 _SHORTEST, _LONGEST = 64, 2880
+#: Rows a task: its arrays stay in a core's cache, and its look-back is a small part of it.
+CHUNK = 65_536
+#: Below so many rows, look-back included, a pool of threads costs more than it saves.
+_FOR_ONE_THREAD = 32_768
+
+
+@dataclass(frozen=True, slots=True)
+class Minutes:
+    """One symbol's dense minutes from the epoch minute `epoch` on, checked; no close where the price is not known."""
+
+    symbol: str
+    epoch: int
+    close: Floats
+    observed: npt.NDArray[np.bool_]
 
 
 def compute_features(
@@ -32,6 +52,8 @@ def compute_features(
     win_rates: pd.DataFrame | None = None,
     since: datetime | None = None,
     min_observed_share: float = 0.8,
+    threads: int | None = None,
+    chunk: int = CHUNK,
 ) -> pd.DataFrame:
     """Every theory's reading of each minute of the grid: symbol, as_of (open_time + 1 min), observed_share, columns.
 
@@ -41,29 +63,87 @@ def compute_features(
     them: at t the newest with as_of ≤ t counts. `since`: only rows with as_of ≥ since are computed and returned; the
     earlier ones are look-back, of which 2 · 1440 + 8 minutes are enough for every column. Rows without a close are
     left out; rows before there is enough unbroken history have missing values, vote 0 and score 0. Ordered by symbol
-    and as_of. Raises ValueError on missing columns, a grid that is not dense, naive times or impossible prices.
+    and as_of. `threads` (default: one a core) share the work in chunks of `chunk` rows; neither changes a bit. Raises
+    ValueError on missing columns, a grid that is not dense, naive times or impossible prices.
     """
     grid = as_grid(candles, gap_minutes=gap_minutes)
     _check(grid, windows, since, min_observed_share)
-    names = registry.column_names(windows)
-    posteriors = bayesian_win_rate.posteriors(win_rates)
-    minutes = _minutes(grid["open_time"])
+    if chunk < 1 or (threads is not None and threads < 1):
+        raise ValueError(f"chunk ({chunk}) and threads ({threads}) must be at least 1")
     start = None if since is None else int(-(-_microseconds(since) // _MINUTE_US))
-    frames = []
-    for symbol, rows in _symbols(grid):
-        frames.append(
-            _of_symbol(
-                symbol,
-                np.array(grid["close"].to_numpy(np.float64)[rows]),
-                np.array(grid["observed"].to_numpy(bool)[rows]),
-                minutes[rows],
-                start,
-                windows,
-                min_observed_share,
-                posteriors,
-            )
-        )
-    return _frame(frames, names)
+    posteriors = bayesian_win_rate.posteriors(win_rates)
+    return readings(_symbols(grid), windows, posteriors, start, min_observed_share, threads, chunk)
+
+
+def readings(
+    symbols: Sequence[Minutes],
+    windows: tuple[int, ...],
+    posteriors: Mapping[str, Posterior],
+    since: int | None,
+    min_observed_share: float,
+    threads: int | None = None,
+    chunk: int = CHUNK,
+) -> pd.DataFrame:
+    """compute_features of prepared minutes, in the order of `symbols`; `since` in epoch minutes."""
+    names = ["observed_share", *registry.column_names(windows)]
+    look_back = 2 * max(*windows, *WINDOWS) + 8
+    tasks: list[tuple[Bars, slice, slice]] = []  # of a symbol, its minutes, their rows in the result
+    minutes: list[Any] = []
+    row = 0
+    for each in symbols:
+        first = 0 if since is None else min(max(since - 1 - each.epoch, 0), each.close.size)
+        known = ~np.isnan(each.close[first:])
+        minutes.append(each.epoch + 1 + first + (np.arange(known.size) if known.all() else np.flatnonzero(known)))
+        if not known.any():
+            continue
+        whole = Bars(each.close, each.observed, each.epoch, first, windows, min_observed_share, posteriors)
+        for begin, end in _cuts(first, each.close.size, chunk):
+            count = int(np.count_nonzero(known[begin - first : end - first]))
+            tasks.append((whole, slice(begin, end), slice(row, row + count)))
+            row += count
+    # One block, filled in place: a year of three symbols is a gigabyte, and a copy of it another.
+    block = np.empty((len(names), row))
+    run = partial(_fill, block, names, look_back)
+    workers = min(threads or os.cpu_count() or 1, len(tasks))
+    if workers < 2 or sum(task[1].stop - task[1].start + look_back for task in tasks) <= _FOR_ONE_THREAD:
+        for task in tasks:
+            run(task)
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(run, tasks))
+    return _frame([each.symbol for each in symbols], minutes, block, names)
+
+
+def _cuts(first: int, end: int, chunk: int) -> list[tuple[int, int]]:
+    """first … end in parts of one size, at most `chunk`."""
+    parts = -(-(end - first) // chunk)
+    edges = [first + (end - first) * i // parts for i in range(parts + 1)]
+    return list(pairwise(edges))
+
+
+def _fill(block: Floats, names: list[str], look_back: int, task: tuple[Bars, slice, slice]) -> None:
+    """All readings of some of a symbol's minutes, into their rows of the block."""
+    whole, own, rows = task
+    known = ~np.isnan(whole.close[own])
+    into = dict(zip(names, block[:, rows] if known.all() else np.empty((len(names), known.size)), strict=True))
+    bars = whole.part(max(own.start - look_back, 0), own.start, own.stop, into)
+    for name, column in _columns(bars):
+        if column is not into[name]:
+            into[name][:] = column
+    if not known.all():
+        for name, target in zip(names, block[:, rows], strict=True):
+            np.compress(known, into[name], out=target)
+
+
+def _columns(bars: Bars) -> Iterator[tuple[str, Floats]]:
+    yield "observed_share", bars.observed_share(HEADLINE_WINDOW)
+    for entry in registry.THEORIES:
+        yield from entry.values(bars).items()
+        percentile = entry.percentile(bars)
+        score = entry.score(bars, percentile)
+        yield f"{entry.NAME}_percentile", percentile
+        yield f"{entry.NAME}_score", score
+        yield f"{entry.NAME}_vote", entry.vote(bars, percentile, score)
 
 
 def warm_up() -> None:
@@ -101,63 +181,45 @@ def _microseconds(when: datetime) -> int:
     return (pd.Timestamp(when) - pd.Timestamp(0, tz="UTC")) // timedelta(microseconds=1)
 
 
-def _minutes(times: pd.Series) -> npt.NDArray[np.int64]:
+def _epoch_minutes(times: pd.Series) -> npt.NDArray[np.int64]:
     microseconds = times.astype("datetime64[us, UTC]").astype("int64").to_numpy()
-    if (microseconds % _MINUTE_US).any():
+    minutes = microseconds // _MINUTE_US
+    if (minutes * _MINUTE_US != microseconds).any():
         raise ValueError("grid.open_time must lie on whole minutes")
-    return microseconds // _MINUTE_US
+    return minutes
 
 
-def _symbols(grid: pd.DataFrame) -> list[tuple[str, Any]]:
-    """Each symbol with the positions of its rows, as a slice where they lie together."""
-    result: list[tuple[str, Any]] = []
-    for symbol, index in sorted(grid.groupby("symbol", sort=False, observed=True).indices.items()):
-        together = index[-1] - index[0] + 1 == index.size and bool((np.diff(index) == 1).all())
-        result.append((str(symbol), slice(int(index[0]), int(index[-1]) + 1) if together else index))
+def _symbols(grid: pd.DataFrame) -> list[Minutes]:
+    """Each symbol's minutes, in the order of symbols; views where a symbol's rows lie together."""
+    minutes = _epoch_minutes(grid["open_time"])
+    close, observed = grid["close"].to_numpy(np.float64), grid["observed"].to_numpy(bool)
+    result = []
+    for name, own in sorted(_rows_of_symbols(grid["symbol"]).items()):
+        its = minutes[own]
+        if its[-1] - its[0] != its.size - 1 or (np.diff(its) != 1).any():
+            raise ValueError(
+                f"the grid of {name} is not dense and ordered by minute; make it dense with market.grid first"
+            )
+        prices, seen = np.ascontiguousarray(close[own]), np.ascontiguousarray(observed[own])
+        result.append(Minutes(name, int(its[0]), prices, seen))
     return result
 
 
-def _of_symbol(
-    symbol: str,
-    close: Floats,
-    observed: npt.NDArray[np.bool_],
-    minutes: npt.NDArray[np.int64],
-    start: int | None,
-    windows: tuple[int, ...],
-    min_observed_share: float,
-    posteriors: dict[str, Posterior],
-) -> dict[str, Any]:
-    if minutes[-1] - minutes[0] != minutes.size - 1 or (np.diff(minutes) != 1).any():
-        raise ValueError(
-            f"the grid of {symbol} is not dense and ordered by minute; make it dense with market.grid first"
-        )
-    epoch = int(minutes[0])
-    first = 0 if start is None else min(max(start - 1 - epoch, 0), minutes.size)
-    known = ~np.isnan(close[first:])
-    columns: dict[str, Any] = {"symbol": symbol, "minute": minutes[first:][known] + 1}
-    if not known.any():
-        return columns
-    bars = Bars(close, observed, epoch, first, windows, min_observed_share, posteriors)
-    readings: dict[str, Floats] = {"observed_share": bars.observed_share(HEADLINE_WINDOW)}
-    for entry in registry.THEORIES:
-        readings |= entry.values(bars)
-        percentile = entry.percentile(bars)
-        score = entry.score(bars, percentile)
-        readings[f"{entry.NAME}_percentile"] = percentile
-        readings[f"{entry.NAME}_score"] = score
-        readings[f"{entry.NAME}_vote"] = entry.vote(bars, percentile, score)
-    return columns | {name: column[known] for name, column in readings.items()}
+def _rows_of_symbols(symbols: pd.Series) -> dict[str, Any]:
+    """Each symbol's rows: a slice where they lie together, else their positions."""
+    values = symbols.to_numpy(object)
+    edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), values.size]
+    runs: dict[str, Any] = {str(values[begin]): slice(begin, end) for begin, end in pairwise(edges) if begin < end}
+    if len(runs) == len(edges) - 1:
+        return runs
+    codes, names = pd.factorize(values)
+    return {str(name): np.flatnonzero(codes == code) for code, name in enumerate(names)}
 
 
-def _frame(parts: list[dict[str, Any]], names: list[str]) -> pd.DataFrame:
-    names = ["observed_share", *names]
-    parts = [part for part in parts if len(part["minute"])]
-    data: dict[str, Any] = {
-        "symbol": np.repeat(np.array([p["symbol"] for p in parts], object), [len(p["minute"]) for p in parts]),
-        "as_of": pd.to_datetime(
-            np.concatenate([np.empty(0, np.int64), *(p["minute"] for p in parts)]) * _MINUTE_US, unit="us", utc=True
-        ).as_unit("us"),
-    }
-    for name in names:
-        data[name] = np.concatenate([np.empty(0), *(p[name] for p in parts)])
-    return pd.DataFrame(data, columns=["symbol", "as_of", *names])
+def _frame(symbols: list[str], minutes: list[npt.NDArray[np.int64]], block: Floats, names: list[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(block.T, columns=names, copy=False)
+    times = np.concatenate([np.empty(0, np.int64), *minutes])
+    times *= _MINUTE_US
+    frame.insert(0, "as_of", pd.Series(times.view("M8[us]")).dt.tz_localize("UTC"))
+    frame.insert(0, "symbol", np.repeat(np.array(symbols, object), [own.size for own in minutes]))
+    return frame

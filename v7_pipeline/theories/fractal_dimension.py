@@ -42,22 +42,31 @@ def madogram(path: npt.ArrayLike) -> float:
     if data.size < LARGEST_LAG + 2:
         raise ValueError(f"a path of {data.size} points is too short for lags up to {LARGEST_LAG}")
     out = np.empty(1)
-    kernels.madogram(np.diff(data), data.size - 1, 0, data.size - 2, out)
+    changes = _changes(kernels, np.diff(data))
+    kernels.madogram(*changes, data.size - 1, 0, data.size - 2, np.ones(1, np.uint8), out)
     return float(out[0])
+
+
+def _changes(kernels: Any, returns: Floats) -> tuple[Floats, Floats]:
+    changes, sums = np.empty((4, returns.size)), np.empty((3, returns.size))
+    kernels.absolute_changes(returns, changes, sums)
+    return changes, sums
 
 
 def _dimension(bars: Bars, w: int) -> Floats:
     def make() -> Floats:
         out = np.empty(bars.rows)
-        bars.kernels.madogram(bars.returns, w, bars.epoch, bars.first, out)
-        return bars.where_usable(out, w)
+        changes = bars.cached((NAME, "changes"), lambda: _changes(bars.kernels, bars.returns))
+        bars.kernels.madogram(*changes, w, bars.epoch, bars.first, bars.usable(w), out)
+        return out
 
     return bars.cached((NAME, w), make)
 
 
 def values(bars: Bars) -> dict[str, Floats]:
     """fractal_dimension_W ∈ [1, 2]."""
-    return {f"fractal_dimension_{w}": np.clip(_dimension(bars, w), 1.0, 2.0) for w in bars.windows}
+    names = {w: f"fractal_dimension_{w}" for w in bars.windows}
+    return {name: np.clip(_dimension(bars, w), 1.0, 2.0, out=bars.column(name)) for w, name in names.items()}
 
 
 def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:

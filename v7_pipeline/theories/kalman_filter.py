@@ -25,7 +25,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, place, strength, trend_vote
@@ -37,6 +36,7 @@ __all__ = [
 
 NAME = "kalman_filter"
 TRACKING_INDEX = 0.05
+_COLUMNS = ("kalman_gap", "kalman_slope", "kalman_innovation")
 
 
 def steady_state_gains(tracking_index: float) -> tuple[float, float]:
@@ -56,46 +56,45 @@ def local_level_gain(q: float) -> float:
     return ahead / (ahead + 1)
 
 
-def _raw(bars: Bars) -> Floats:
-    """Price − level, slope, innovation in log price, full length."""
-
-    def make() -> Floats:
-        out = np.empty((3, bars.close.size))
-        bars.kernels.alpha_beta_filter(bars.returns, bars.run, *steady_state_gains(TRACKING_INDEX), out)
-        return out
-
-    return bars.cached((NAME, "raw"), make)
+def _whole(bars: Bars) -> Floats:
+    """Gap, slope and innovation of every minute, in log price."""
+    out = np.empty((3, bars.close.size))
+    bars.kernels.alpha_beta_filter(bars.returns, bars.run, *steady_state_gains(TRACKING_INDEX), out)
+    return out
 
 
-def _usable(bars: Bars) -> npt.NDArray[np.bool_]:
-    return bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
+def _filtered(bars: Bars) -> tuple[Floats, ...]:
+    def make() -> tuple[Floats, ...]:
+        scale, returns = bars.scale_before(), bars.returns[bars.first :]
+        usable = bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
+        columns = tuple(bars.column(name) for name in _COLUMNS)
+        for raw, column in zip(bars.remembered(NAME, _whole), columns, strict=True):
+            bars.kernels.in_units(raw, scale, returns, usable, column)
+        return columns
 
-
-def _filtered(bars: Bars) -> Floats:
-    def make() -> Floats:
-        out = _raw(bars)[:, bars.first :]
-        scale, still = bars.scale_before()[bars.first :], bars.returns[bars.first :] == 0
-        unmoved = np.broadcast_to(np.where(still, 0.0, np.nan), out.shape).copy()
-        ratio = np.divide(out, scale, out=unmoved, where=np.broadcast_to(scale > 0, out.shape))
-        return np.where(_usable(bars), ratio, np.nan)
-
-    return bars.cached(NAME, make)
+    return bars.cached((NAME, "in units"), make)
 
 
 def values(bars: Bars) -> dict[str, Floats]:
     """kalman_gap, kalman_slope, kalman_innovation; missing before 1,240 unbroken returns."""
-    return dict(zip(("kalman_gap", "kalman_slope", "kalman_innovation"), _filtered(bars), strict=True))
+    return dict(zip(_COLUMNS, _filtered(bars), strict=True))
+
+
+def _against_chance(bars: Bars) -> Floats:
+    """The slope of every minute in standard deviations of chance signs; 0 before anything has moved."""
+    spread = np.empty(bars.close.size)
+    bars.kernels.sign_spread(bars.returns, *steady_state_gains(TRACKING_INDEX), spread)
+    slope = bars.cached(NAME, lambda: _whole(bars))[1]
+    return np.divide(slope, spread, out=np.zeros(spread.size), where=spread > 0)
 
 
 def statistic(bars: Bars) -> Floats:
     """The slope in standard deviations of chance signs; 0 where nothing moved for 240 minutes."""
 
     def make() -> Floats:
-        spread = np.empty(bars.close.size)
-        bars.kernels.sign_spread(bars.returns, *steady_state_gains(TRACKING_INDEX), spread)
-        moved = (bars.quiet_share() < 1) & (spread[bars.first :] > 0)
-        ratio = np.divide(_raw(bars)[1, bars.first :], spread[bars.first :], out=np.zeros(bars.rows), where=moved)
-        return np.where(_usable(bars), ratio, np.nan)
+        ratio = bars.remembered((NAME, "against chance"), _against_chance)
+        moved = np.where(bars.quiet_share() < 1, ratio, 0.0)
+        return bars.where_usable(moved, HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
 
     return bars.cached((NAME, "statistic"), make)
 

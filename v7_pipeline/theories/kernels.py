@@ -18,24 +18,37 @@ import numpy.typing as npt
 from numba import njit
 
 __all__ = [
+    "absolute_changes",
     "alpha_beta_filter",
     "block_statistics",
+    "confirming_vote",
+    "count_in_window",
     "drawdown",
     "entropy",
     "evenness",
     "first_passage",
     "hamilton_filter",
     "hurst",
+    "in_units",
+    "large_moves",
+    "leaning_vote",
     "lz_phrases",
     "lz_words",
     "madogram",
+    "masked",
+    "moments",
     "normal_cdf",
+    "passage_table",
     "plan_probabilities",
     "prepare",
     "sign_spread",
+    "standardise",
+    "strength",
     "symbolize",
     "table_percentile",
     "tails",
+    "trend_vote",
+    "usable_rows",
     "window_sum",
 ]
 
@@ -49,6 +62,7 @@ _F2 = "float64[:, ::1]"
 _F3 = "float64[:, :, ::1]"
 _I = "int64[::1]"
 _B = "uint8[::1]"
+_B2 = "uint8[:, ::1]"
 _U = "uint32[::1]"
 
 
@@ -78,33 +92,183 @@ def prepare(close: Floats, returns: Floats, path: Floats, run: Integers) -> None
 def window_sum(x: Floats, length: int, epoch: int, first: int, out: Floats) -> None:
     """Sums of the last `length` values: the end of one epoch-anchored block plus the beginning of the next."""
     n = x.size
-    start = max(first - length + 1, 0)
-    y = x[start:]
-    m = n - start
-    head = np.empty(m)
-    tail = np.empty(m)
-    phase = (epoch + start) % length
-    i = 0
-    while i < m:
-        stop = min(i + length - phase, m)
-        acc = 0.0
-        for j in range(i, stop):
-            acc += y[j]
-            head[j] = acc
-        acc = 0.0
-        for j in range(stop - 1, i - 1, -1):
-            acc += y[j]
-            tail[j] = acc
-        i = stop
-        phase = 0
     begin = max(first, length - 1)
-    phase = (epoch + begin + 1) % length
-    for t in range(begin, n):
-        j = t - start
-        out[t - first] = head[j] if phase == 0 else tail[j - length + 1] + head[j]
-        phase += 1
-        if phase == length:
-            phase = 0
+    start = begin - length + 1
+    tail = np.zeros(length + 1)
+    fresh = np.zeros(length + 1)
+    head = np.zeros(length)
+    block = start - (epoch + start) % length
+    while block < n and begin < n:
+        low = max(block, start)
+        phase = low - block
+        y = x[low : min(block + length, n)]
+        size = y.size
+        ends = fresh[phase:]
+        ahead = 0.0
+        behind = 0.0
+        for j in range(size):  # two sums side by side: each waits for its own last addition only
+            ahead += y[j]
+            head[j] = ahead
+            behind += y[size - 1 - j]
+            ends[size - 1 - j] = behind
+        skip = max(begin - low, 0)
+        if skip < size:
+            sums = out[low + skip - first :]
+            before = tail[phase + skip + 1 :]
+            upto = head[skip:size]
+            for j in range(upto.size):
+                sums[j] = before[j] + upto[j]
+        tail, fresh = fresh, tail
+        block += length
+
+
+@_compiled(f"void({_F}, int64, int64, int64, float64, {_B}, {_F}, {_F}, {_F}, {_F}, {_F})")
+def moments(
+    returns: Floats,
+    length: int,
+    epoch: int,
+    first: int,
+    unit: float,
+    usable: Bytes,
+    total: Floats,
+    momentum: Floats,
+    volatility: Floats,
+    sharpe: Floats,
+    sortino: Floats,
+) -> None:
+    """Of the last `length` returns: sum, sum ÷ root of summed squares, standard deviation, and unit · mean ÷ it or
+    ÷ root mean squared loss; not a number where not usable or nothing to divide by. Sums as in window_sum."""
+    n = returns.size
+    begin = max(first, length - 1)
+    start = begin - length + 1
+    tail = np.zeros((3, length + 1))
+    fresh = np.zeros((3, length + 1))
+    head = np.zeros((3, length))
+    block = start - (epoch + start) % length
+    for i in range(min(begin - first, total.size)):
+        total[i] = momentum[i] = volatility[i] = sharpe[i] = sortino[i] = np.nan
+    while block < n and begin < n:
+        low = max(block, start)
+        phase = low - block
+        y = returns[low : min(block + length, n)]
+        size = y.size
+        head0, head1, head2 = head[0], head[1], head[2]
+        end0, end1, end2 = fresh[0, phase:], fresh[1, phase:], fresh[2, phase:]
+        a0 = a1 = a2 = b0 = b1 = b2 = 0.0
+        for j in range(size):
+            r = y[j]
+            loss = r if r < 0.0 else 0.0
+            a0 += r
+            a1 += r * r
+            a2 += loss * loss
+            head0[j] = a0
+            head1[j] = a1
+            head2[j] = a2
+            r = y[size - 1 - j]
+            loss = r if r < 0.0 else 0.0
+            b0 += r
+            b1 += r * r
+            b2 += loss * loss
+            end0[size - 1 - j] = b0
+            end1[size - 1 - j] = b1
+            end2[size - 1 - j] = b2
+        skip = max(begin - low, 0)
+        if skip < size:
+            row = low + skip - first
+            known = usable[row:]
+            out0, out1, out2, out3, out4 = total[row:], momentum[row:], volatility[row:], sharpe[row:], sortino[row:]
+            upto0, upto1, upto2 = head0[skip:size], head1[skip:size], head2[skip:size]
+            tail0, tail1, tail2 = (
+                tail[0, phase + skip + 1 :],
+                tail[1, phase + skip + 1 :],
+                tail[2, phase + skip + 1 :],
+            )
+            for j in range(upto0.size):
+                change = tail0[j] + upto0[j]
+                power = tail1[j] + upto1[j]
+                downside = tail2[j] + upto2[j]
+                spread = power - change * change / length
+                spread = spread if spread > 1e-12 * power else 0.0  # a straight line up to rounding
+                deviation = math.sqrt(spread / (length - 1))
+                losses = math.sqrt(downside / length)
+                mean = change / length * unit
+                there = known[j] != 0
+                out0[j] = change if there else np.nan
+                out1[j] = (change / math.sqrt(power) if power > 0.0 else 0.0) if there else np.nan
+                out2[j] = deviation if there else np.nan
+                out3[j] = mean / deviation if there and deviation > 0.0 else np.nan
+                out4[j] = mean / losses if there and losses > 0.0 else np.nan
+        tail, fresh = fresh, tail
+        block += length
+
+
+@_compiled(f"void({_B}, int64, int64, {_I})")
+def count_in_window(flags: Bytes, length: int, first: int, out: Integers) -> None:
+    """How many of the last `length` flags are set; those before the array count as not set."""
+    count = 0
+    for t in range(max(first - length, 0), min(first, flags.size)):
+        count += flags[t]
+    for t in range(first, flags.size):
+        count += flags[t]
+        if t >= length:
+            count -= flags[t - length]
+        out[t - first] = count
+
+
+@_compiled(f"void({_I}, {_I}, int64, int64, int64, float64, {_B})")
+def usable_rows(
+    run: Integers, observed: Integers, first: int, length: int, history: int, share: float, out: Bytes
+) -> None:
+    """1 where `history` returns in a row are known and at least `share` of the last `length` minutes observed."""
+    known = run[first:]
+    for i in range(out.size):
+        out[i] = known[i] >= history and observed[i] / length >= share
+
+
+@_compiled(f"void({_F}, {_B}, {_F})")
+def masked(x: Floats, usable: Bytes, out: Floats) -> None:
+    """x where usable, not a number elsewhere."""
+    for i in range(x.size):
+        out[i] = x[i] if usable[i] != 0 else np.nan
+
+
+@_compiled(f"void({_F}, {_F})")
+def strength(percentile: Floats, out: Floats) -> None:
+    """|2p − 1|⁴; 0 where p is missing."""
+    for i in range(percentile.size):
+        d = 2.0 * percentile[i] - 1.0
+        d = d * d
+        d = d * d
+        out[i] = d if d >= 0.0 else 0.0
+
+
+@_compiled(f"void({_F}, {_F}, float64, {_F})")
+def trend_vote(percentile: Floats, score: Floats, speaks: float, out: Floats) -> None:
+    """The percentile's side × score where |2p − 1| ≥ speaks, else 0."""
+    for i in range(percentile.size):
+        p = percentile[i]
+        signed = score[i] if p > 0.5 else -score[i]
+        out[i] = signed if abs(2.0 * p - 1.0) >= speaks else 0.0
+
+
+@_compiled(f"void({_F}, {_F}, {_F}, float64, float64, float64, {_F})")
+def leaning_vote(
+    percentile: Floats, score: Floats, direction: Floats, speaks: float, low: float, high: float, out: Floats
+) -> None:
+    """direction × score × low or high, by the percentile's side, where |2p − 1| ≥ speaks, else 0."""
+    for i in range(percentile.size):
+        p = percentile[i]
+        vote = direction[i] * (high if p > 0.5 else low) * score[i]
+        out[i] = (vote if abs(2.0 * p - 1.0) >= speaks else 0.0) + 0.0
+
+
+@_compiled(f"void({_F}, {_F}, {_F}, float64, {_F})")
+def confirming_vote(percentile: Floats, score: Floats, direction: Floats, speaks: float, out: Floats) -> None:
+    """direction × score where |2p − 1| ≥ speaks and the percentile is on the direction's side, else 0."""
+    for i in range(percentile.size):
+        p = percentile[i]
+        own = 1.0 if p > 0.5 else -1.0
+        out[i] = direction[i] * score[i] if abs(2.0 * p - 1.0) >= speaks and own == direction[i] else 0.0
 
 
 @_compiled(f"void({_F}, {_F}, {_B}, {_B})")
@@ -320,127 +484,293 @@ def hurst(
                 out_dfa[j] = np.nan
 
 
-@_compiled(f"void({_F}, int64, int64, int64, {_F})")
-def madogram(returns: Floats, length: int, epoch: int, first: int, out: Floats) -> None:
-    """2 − slope of log mean |p(i + k) − p(i)| on log k, k = 1, 2, 4, 8, 16, over length + 1 points; not clipped."""
+@_compiled(f"void({_F}, {_F2}, {_F2})")
+def absolute_changes(returns: Floats, changes: Floats, sums: Floats) -> None:
+    """|p(t) − p(t − k)| for k = 1, 2, 8, 16 (rows of `changes`), and of the first three the sums of the last 15, 14
+    and 8: what their longer windows hold beyond that of k = 16."""
     n = returns.size
-    rows = out.size
-    out[:] = 2.0
-    start = max(first - length, 0)
-    change = returns[start:].copy()
-    absolute = np.empty(n - start)
-    sums = np.zeros(rows)
+    change = returns.copy()
+    row = 0
     lag = 1
     for i in range(5):
         if i > 0:
-            for t in range(change.size - 1, lag // 2 - 1, -1):
-                change[t] += change[t - lag // 2]
-        for t in range(change.size):
-            absolute[t] = abs(change[t])
-        pairs = length + 1 - lag
-        window_sum(absolute, pairs, epoch + start, first - start, sums)
-        coefficient = (i - 2.0) / (10.0 * math.log(2.0))
-        for j in range(rows):
-            out[j] = out[j] - coefficient * math.log(sums[j] / pairs) if sums[j] > 0.0 else np.nan
+            half = lag // 2
+            for t in range(n - 1, half - 1, -1):
+                change[t] += change[t - half]
+        if i != 2:
+            out = changes[row]
+            for t in range(n):
+                out[t] = abs(change[t])
+            row += 1
         lag *= 2
+    for i in range(3):
+        x = changes[i]
+        out = sums[i]
+        extra = 15 if i == 0 else (14 if i == 1 else 8)
+        out[:] = 0.0
+        for back in range(extra):
+            later = out[back:]
+            for t in range(n - back):
+                later[t] += x[t]
 
 
-@_compiled(f"void({_F}, int64, int64, {_F2})")
-def tails(returns: Floats, length: int, first: int, out: Floats) -> None:
-    """VaR 95, VaR 99, CVaR 95, CVaR 99 by order statistics (rows 0 … 3), and the sum of the largest tenth of moves ÷
-    the root of their summed squares (row 4; 0 where nothing moves).
+@_compiled(f"void({_F2}, {_F2}, int64, int64, int64, {_B}, {_F})")
+def madogram(changes: Floats, sums: Floats, length: int, epoch: int, first: int, usable: Bytes, out: Floats) -> None:
+    """2 − slope of log mean |p(i + k) − p(i)| on log k, k = 1, 2, 4, 8, 16, over length + 1 points; not clipped.
 
-    The window is kept sorted by moving one value a step; sums of the tail are taken anew, from the far end."""
+    Takes absolute_changes. The slope's weights are −2, −1, 0, 1, 2: one logarithm of a ratio will do, and k = 4 has no
+    say. The sums of the four lags share the blocks of the shortest, k = 16; the longer ones add what lies before."""
+    n = changes.shape[1]
+    begin = max(first, length - 1)
+    core = length - 15
+    start = begin - core + 1
+    tail = np.zeros((4, core + 1))
+    fresh = np.zeros((4, core + 1))
+    head = np.zeros((4, core))
+    inside = np.zeros((4, core))
+    block = start - (epoch + start) % core
+    unit = -1.0 / (10.0 * math.log(2.0))
+    scale = (length / (length - 15.0)) ** 2 * ((length - 1.0) / (length - 7.0))
+    out[: min(max(begin - first, 0), out.size)] = np.nan
+    while block < n and begin < n:
+        low = max(block, start)
+        phase = low - block
+        stop = min(block + core, n)
+        size = stop - low
+        skip = max(begin - low, 0)
+        for k in range(0, 4, 2):
+            y0, y1 = changes[k, low:stop], changes[k + 1, low:stop]
+            head0, head1 = head[k], head[k + 1]
+            end0, end1 = fresh[k, phase:], fresh[k + 1, phase:]
+            a0 = a1 = b0 = b1 = 0.0
+            for j in range(size):
+                a0 += y0[j]
+                a1 += y1[j]
+                head0[j] = a0
+                head1[j] = a1
+                b0 += y0[size - 1 - j]
+                b1 += y1[size - 1 - j]
+                end0[size - 1 - j] = b0
+                end1[size - 1 - j] = b1
+        if skip < size:
+            for k in range(4):
+                upto = head[k, skip:size]
+                before = tail[k, phase + skip + 1 :]
+                joined = inside[k]
+                if k < 3:
+                    older = sums[k, low + skip - core :]
+                    for j in range(upto.size):
+                        joined[j] = (older[j] + before[j]) + upto[j]
+                else:
+                    for j in range(upto.size):
+                        joined[j] = before[j] + upto[j]
+            row = low + skip - first
+            known = usable[row:]
+            result = out[row:]
+            one, two, eight, sixteen = inside[0], inside[1], inside[2], inside[3]
+            for j in range(size - skip):
+                if known[j] != 0 and sixteen[j] > 0.0:
+                    ratio = sixteen[j] / one[j]
+                    result[j] = 2.0 + unit * math.log(ratio * ratio * (eight[j] / two[j]) * scale)
+                else:
+                    result[j] = np.nan
+        tail, fresh = fresh, tail
+        block += core
+
+
+@_compiled(f"void({_F}, int64, int64, {_B}, {_F}, {_F}, {_F}, {_F})")
+def tails(
+    returns: Floats, length: int, first: int, usable: Bytes, var_95: Floats, var_99: Floats, cvar_95: Floats,
+    cvar_99: Floats,
+) -> None:  # fmt: skip
+    """Value at risk and expected shortfall by order statistics; not a number where not usable.
+
+    Only the smallest returns are kept in order, up to twice as many as are needed: no return outside is smaller than
+    the last of them. When too many have left the window they are picked from it anew. A step costs only when the value
+    that comes or goes is among them; the sums of the tail are taken from the far end."""
     n = returns.size
     begin = max(first, length - 1)
-    if begin >= n:
-        return
-    ordered = np.sort(returns[begin - length + 1 : begin + 1])
+    nothing = min(begin - first, var_95.size)
+    var_95[:nothing] = var_99[:nothing] = cvar_95[:nothing] = cvar_99[:nothing] = np.nan
+    rank = (length * 5 + 99) // 100
+    far = (length + 99) // 100
+    mass = length * 5 / 100.0
+    far_mass = length / 100.0
+    part = mass - (rank - 1)
+    far_part = far_mass - (far - 1)
+    most = min(2 * rank + 8, length)
+    low = np.empty(most + 1)
+    lost = np.zeros(rank + 1)  # lost[i]: sum of the i worst losses
+    held = 0
+    v95 = v99 = c95 = c99 = 0.0
     for t in range(begin, n):
-        if t > begin:
+        changed = rank
+        if held > 0:
+            old = returns[t - length]
+            if old <= low[held - 1]:
+                at = 0
+                kept = low[:held]
+                for j in range(held):
+                    at += kept[j] < old
+                for j in range(at, held - 1):
+                    low[j] = low[j + 1]
+                held -= 1
+                changed = min(changed, at)
             new = returns[t]
-            i = np.searchsorted(ordered, returns[t - length])
-            while i + 1 < length and ordered[i + 1] < new:
-                ordered[i] = ordered[i + 1]
-                i += 1
-            while i > 0 and ordered[i - 1] > new:
-                ordered[i] = ordered[i - 1]
-                i -= 1
-            ordered[i] = new
-        for level in range(2):
-            percent = 5 if level == 0 else 1
-            rank = (length * percent + 99) // 100
-            mass = length * percent / 100.0
-            loss = 0.0
-            for i in range(rank - 1):
-                loss -= ordered[i]
-            part = mass - (rank - 1)
-            out[level, t - first] = -ordered[rank - 1]
-            out[2 + level, t - first] = (loss - part * ordered[rank - 1]) / mass
-        falls = 0.0
-        rises = 0.0
-        power = 0.0
-        low = 0
-        high = length - 1
-        for _ in range(length // 10):
-            if -ordered[low] > ordered[high]:
-                falls -= ordered[low]
-                power += ordered[low] * ordered[low]
-                low += 1
-            else:
-                rises += ordered[high]
-                power += ordered[high] * ordered[high]
-                high -= 1
-        out[4, t - first] = (rises - falls) / math.sqrt(power) if power > 0.0 else 0.0
+            if held > 0 and (new < low[held - 1] or (new == low[held - 1] and held < most)):
+                at = held
+                while at > 0 and low[at - 1] > new:
+                    low[at] = low[at - 1]
+                    at -= 1
+                low[at] = new
+                held = min(held + 1, most)
+                changed = min(changed, at)
+        if held < rank:
+            window = returns[t - length + 1 : t + 1]
+            held = 0
+            last = np.inf
+            for j in range(length):
+                if window[j] < last or held < most:
+                    at = held
+                    while at > 0 and low[at - 1] > window[j]:
+                        low[at] = low[at - 1]
+                        at -= 1
+                    low[at] = window[j]
+                    held = min(held + 1, most)
+                    last = low[held - 1]
+            changed = 0
+        if changed < rank:
+            for i in range(changed, rank - 1):
+                lost[i + 1] = lost[i] - low[i]
+            v95 = -low[rank - 1]
+            c95 = (lost[rank - 1] + part * v95) / mass
+            v99 = -low[far - 1]
+            c99 = (lost[far - 1] + far_part * v99) / far_mass
+        there = usable[t - first] != 0
+        var_95[t - first] = v95 if there else np.nan
+        var_99[t - first] = v99 if there else np.nan
+        cvar_95[t - first] = c95 if there else np.nan
+        cvar_99[t - first] = c99 if there else np.nan
 
 
-@_compiled(f"void({_F}, int64, int64, int64, {_F})")
-def drawdown(path: Floats, points: int, epoch: int, first: int, out: Floats) -> None:
-    """Deepest fall from a running peak over the last `points` levels; joined from the two blocks the window meets."""
-    n = path.size
-    start = max(first - points + 1, 0)
-    m = n - start
-    y = path[start:]
-    head_low = np.empty(m)
-    head_fall = np.empty(m)
-    tail_high = np.empty(m)
-    tail_fall = np.empty(m)
-    phase = (epoch + start) % points
-    i = 0
-    while i < m:
-        stop = min(i + points - phase, m)
-        high = -np.inf
-        low = np.inf
-        fall = 0.0
-        for j in range(i, stop):
-            high = max(high, y[j])
-            low = min(low, y[j])
-            fall = max(fall, high - y[j])
-            head_low[j] = low
-            head_fall[j] = fall
-        high = -np.inf
-        low = np.inf
-        fall = 0.0
-        for j in range(stop - 1, i - 1, -1):
-            high = max(high, y[j])
-            low = min(low, y[j])
-            fall = max(fall, y[j] - low)
-            tail_high[j] = high
-            tail_fall[j] = fall
-        i = stop
-        phase = 0
-    begin = max(first, points - 1)
-    phase = (epoch + begin + 1) % points
+@_compiled("boolean(float64, float64)")
+def _larger(a: float, b: float) -> bool:
+    return abs(a) > abs(b) or (abs(a) == abs(b) and a > b)
+
+
+@_compiled(f"void({_F}, int64, int64, {_B}, {_F})")
+def large_moves(returns: Floats, length: int, first: int, usable: Bytes, out: Floats) -> None:
+    """Sum of the largest tenth of moves ÷ the root of their summed squares; not a number where nothing moves or not
+    usable. Kept in order as in `tails`."""
+    n = returns.size
+    begin = max(first, length - 1)
+    out[: min(begin - first, out.size)] = np.nan
+    rank = length // 10
+    most = min(2 * rank + 8, length)
+    top = np.empty(most + 1)
+    held = 0
+    value = np.nan
     for t in range(begin, n):
-        j = t - start
-        k = j - points + 1
-        if phase == 0:
-            out[t - first] = head_fall[j]
-        else:
-            out[t - first] = max(tail_fall[k], head_fall[j], tail_high[k] - head_low[j])
-        phase += 1
-        if phase == points:
-            phase = 0
+        changed = rank
+        if held > 0:
+            old = returns[t - length]
+            if not _larger(top[held - 1], old):
+                at = 0
+                while top[at] != old:
+                    at += 1
+                for j in range(at, held - 1):
+                    top[j] = top[j + 1]
+                held -= 1
+                changed = min(changed, at)
+            new = returns[t]
+            if held > 0 and (_larger(new, top[held - 1]) or (new == top[held - 1] and held < most)):
+                at = held
+                while at > 0 and _larger(new, top[at - 1]):
+                    top[at] = top[at - 1]
+                    at -= 1
+                top[at] = new
+                held = min(held + 1, most)
+                changed = min(changed, at)
+        if held < rank:
+            window = returns[t - length + 1 : t + 1]
+            held = 0
+            for j in range(length):
+                if held < most or _larger(window[j], top[held - 1]):
+                    at = held
+                    while at > 0 and _larger(window[j], top[at - 1]):
+                        top[at] = top[at - 1]
+                        at -= 1
+                    top[at] = window[j]
+                    held = min(held + 1, most)
+            changed = 0
+        if changed < rank:
+            falls = 0.0
+            rises = 0.0
+            power = 0.0
+            for i in range(rank):
+                r = top[i]
+                falls -= r if r < 0.0 else 0.0
+                rises += r if r > 0.0 else 0.0
+                power += r * r
+            value = (rises - falls) / math.sqrt(power) if power > 0.0 else np.nan
+        out[t - first] = value if usable[t - first] != 0 else np.nan
+
+
+@_compiled(f"void({_F}, int64, int64, int64, {_B}, {_F})")
+def drawdown(path: Floats, points: int, epoch: int, first: int, usable: Bytes, out: Floats) -> None:
+    """Deepest fall from a running peak over the last `points` levels, not a number where not usable; joined from the
+    two epoch-anchored blocks that the window meets."""
+    n = path.size
+    begin = max(first, points - 1)
+    start = begin - points + 1
+    tail_high = np.full(points + 1, -np.inf)
+    tail_fall = np.zeros(points + 1)
+    fresh_high = np.full(points + 1, -np.inf)
+    fresh_fall = np.zeros(points + 1)
+    head_low = np.zeros(points)
+    head_fall = np.zeros(points)
+    out[: min(begin - first, out.size)] = np.nan
+    block = start - (epoch + start) % points
+    while block < n and begin < n:
+        low = max(block, start)
+        phase = low - block
+        y = path[low : min(block + points, n)]
+        size = y.size
+        ends_high, ends_fall = fresh_high[phase:], fresh_fall[phase:]
+        peak = -np.inf
+        floor = np.inf
+        fall = 0.0
+        top = -np.inf
+        bottom = np.inf
+        drop = 0.0
+        for j in range(size):
+            level = y[j]
+            peak = level if level > peak else peak
+            floor = level if level < floor else floor
+            fall = peak - level if peak - level > fall else fall
+            head_low[j] = floor
+            head_fall[j] = fall
+            level = y[size - 1 - j]
+            top = level if level > top else top
+            bottom = level if level < bottom else bottom
+            drop = level - bottom if level - bottom > drop else drop
+            ends_high[size - 1 - j] = top
+            ends_fall[size - 1 - j] = drop
+        skip = max(begin - low, 0)
+        if skip < size:
+            row = low + skip - first
+            known = usable[row:]
+            result = out[row:]
+            before_high, before_fall = tail_high[phase + skip + 1 :], tail_fall[phase + skip + 1 :]
+            upto_low, upto_fall = head_low[skip:size], head_fall[skip:size]
+            for j in range(upto_low.size):
+                deepest = before_fall[j] if before_fall[j] > upto_fall[j] else upto_fall[j]
+                across = before_high[j] - upto_low[j]
+                deepest = across if across > deepest else deepest
+                result[j] = deepest if known[j] != 0 else np.nan
+        tail_high, fresh_high = fresh_high, tail_high
+        tail_fall, fresh_fall = fresh_fall, tail_fall
+        block += points
 
 
 @_compiled("float64(float64)")
@@ -493,24 +823,107 @@ def first_passage(mu: float, up: float, down: float, horizon: float) -> tuple[fl
     return above, below, 1.0 - above - below
 
 
-@_compiled(f"void({_F}, {_F}, {_F}, float64, float64, float64, {_F2})")
-def plan_probabilities(
-    drift: Floats, scale: Floats, distance: Floats, reward: float, horizon: float, scale_floor: float, out: Floats
+@_compiled(f"void(float64, float64, float64, float64, float64, {_F2}, {_F2})")
+def passage_table(
+    reward: float, low: float, step: float, drift_low: float, drift_step: float, up: Floats, down: Floats
 ) -> None:
-    """Rows 0 … 2: target, stop, neither of the plan that follows the drift; row 3: target of the opposite plan.
+    """P(target first) and P(stop first) within one unit of time, stop at low + step · column, target at `reward` times
+    that, drift towards the target drift_low + drift_step · row."""
+    for i in range(up.shape[0]):
+        mu = drift_low + drift_step * i
+        for j in range(up.shape[1]):
+            stop = low + step * j
+            up[i, j], down[i, j], _ = first_passage(mu, reward * stop, stop, 1.0)
 
-    `drift` and `scale` a minute, `distance` from entry to stop, all in log price."""
-    for i in range(drift.size):
-        if scale[i] <= scale_floor or distance[i] <= 0.0:
-            out[0, i] = 0.0
-            out[1, i] = 0.0
-            out[2, i] = 1.0
-            out[3, i] = 0.0
+
+@_compiled("UniTuple(float64, 4)(float64)")
+def _cubic_weights(x: float) -> tuple[float, float, float, float]:
+    """Lagrange weights of the points −1, 0, 1, 2 at 0 ≤ x < 1."""
+    a = x + 1.0
+    b = x - 1.0
+    c = x - 2.0
+    return -x * b * c / 6.0, a * b * c / 2.0, -a * x * c / 2.0, a * x * b / 6.0
+
+
+@_compiled(
+    f"void({_F}, {_F}, {_F}, {_F}, {_B}, int64, float64, float64, float64, float64, float64, float64, float64, "
+    f"{_F2}, {_F2}, {_F}, {_F}, {_F}, {_F})"
+)
+def plan_probabilities(
+    total: Floats,
+    z: Floats,
+    day_scale: Floats,
+    scale: Floats,
+    usable: Bytes,
+    day: int,
+    stop_scales: float,
+    reward: float,
+    horizon: float,
+    low: float,
+    step: float,
+    drift_low: float,
+    drift_step: float,
+    up: Floats,
+    down: Floats,
+    target: Floats,
+    stop: Floats,
+    neither: Floats,
+    advantage: Floats,
+) -> None:
+    """P(target first), P(stop first), P(neither) of the plan that follows the drift, and (p − p′)/(p + p′) with p′ its
+    opposite's target.
+
+    The stop is stop_scales · √horizon · day_scale away; drift = total ÷ day, shrunk by 1 − 1/z². In units of
+    scale · √horizon the plan is a point of passage_table's arrays, read by cubic interpolation; beyond them the closed
+    form is taken. Turning the drift round multiplies every path to the target by exp(−2 · drift · distance), so that
+    p′/p and the advantage, tanh(drift · distance), are exact."""
+    root = math.sqrt(horizon)
+    rows, columns = up.shape
+    for i in range(total.size):
+        if usable[i] == 0:
+            target[i] = stop[i] = neither[i] = np.nan
+            advantage[i] = 0.0
             continue
-        stop = distance[i] / scale[i]
-        mu = abs(drift[i]) / scale[i]
-        out[0, i], out[1, i], out[2, i] = first_passage(mu, reward * stop, stop, horizon)
-        out[3, i] = out[0, i] if mu == 0.0 else _touch_upper(-mu, reward * stop, stop, horizon)
+        if not (scale[i] > 0.0 and day_scale[i] > 0.0):
+            target[i] = stop[i] = advantage[i] = 0.0
+            neither[i] = 1.0
+            continue
+        away = stop_scales * day_scale[i] / scale[i]
+        square = z[i] * z[i]
+        mu = 0.0
+        if square > 1.0:
+            mu = abs(total[i] / day * (1.0 - 1.0 / square)) / scale[i] * root
+        x = (away - low) / step
+        y = (mu - drift_low) / drift_step
+        if 1.0 <= x < columns - 2.0 and y < rows - 2.0:
+            j = int(x)
+            c0, c1, c2, c3 = _cubic_weights(x - j)
+            k = int(y)
+            a = up[k, j - 1 :]
+            b = down[k, j - 1 :]
+            above = c0 * a[0] + c1 * a[1] + c2 * a[2] + c3 * a[3]
+            below = c0 * b[0] + c1 * b[1] + c2 * b[2] + c3 * b[3]
+            if mu > 0.0:
+                w0, w1, w2, w3 = _cubic_weights(y - k)
+                above *= w1
+                below *= w1
+                for o in range(3):
+                    weight = w0 if o == 0 else (w2 if o == 1 else w3)
+                    near = k - 1 if o == 0 else k + o
+                    a = up[near, j - 1 :]
+                    b = down[near, j - 1 :]
+                    above += weight * (c0 * a[0] + c1 * a[1] + c2 * a[2] + c3 * a[3])
+                    below += weight * (c0 * b[0] + c1 * b[1] + c2 * b[2] + c3 * b[3])
+            above = min(max(above, 0.0), 1.0)
+            below = min(max(below, 0.0), 1.0 - above)
+            reachable = True
+        else:
+            above, below, _ = first_passage(mu, reward * away, away, 1.0)
+            reachable = above > 0.0
+        target[i] = above
+        stop[i] = below
+        neither[i] = 1.0 - above - below
+        advantage[i] = math.tanh(mu * reward * away) if reachable and mu > 0.0 else 0.0
 
 
 @_compiled(f"void({_F}, {_F})")
@@ -570,6 +983,17 @@ def table_percentile(
         out[i] = value
 
 
+@_compiled(f"void({_F}, {_F}, {_I}, int64, float64, {_F})")
+def standardise(returns: Floats, scale: Floats, run: Integers, history: int, cut: float, out: Floats) -> None:
+    """Return ÷ scale one bar earlier, cut at ±cut; not a number where fewer than `history` returns came before it in a
+    row, and where there is neither scale nor move."""
+    for t in range(returns.size):
+        before = scale[t - 1] if t > 0 else 0.0
+        z = returns[t] / before
+        z = cut if z > cut else (-cut if z < -cut else z)
+        out[t] = z if run[t] > history else np.nan
+
+
 @_compiled(f"void({_F}, int64, int64, int64, {_F})")
 def evenness(returns: Floats, length: int, epoch: int, first: int, out: Floats) -> None:
     """Mean over the window's blocks of 16 returns of mean |r| ÷ root mean square of those that moved (1 where none
@@ -598,6 +1022,7 @@ def hamilton_filter(z: Floats, run: Integers, mu: float, stay: float, out: Float
     A missing z carries no information; run = 0 starts again from the stationary third each."""
     move = 0.5 * (1.0 - stay)
     bear = bull = side = 1.0 / 3.0
+    falling, driftless, rising = out[0], out[1], out[2]
     for t in range(z.size):
         if run[t] == 0:
             bear = bull = side = 1.0 / 3.0
@@ -612,9 +1037,9 @@ def hamilton_filter(z: Floats, run: Integers, mu: float, stay: float, out: Float
             bear = ahead_bear / total
             side = ahead_side / total
             bull = ahead_bull / total
-        out[0, t] = bear
-        out[1, t] = side
-        out[2, t] = bull
+        falling[t] = bear
+        driftless[t] = side
+        rising[t] = bull
 
 
 @_compiled(f"void({_F}, {_I}, float64, float64, {_F2})")
@@ -624,6 +1049,7 @@ def alpha_beta_filter(returns: Floats, run: Integers, alpha: float, beta: float,
     Written in the gap between price and level, so that no price level enters."""
     gap = 0.0
     slope = 0.0
+    gaps, slopes, innovations = out[0], out[1], out[2]
     for t in range(returns.size):
         innovation = 0.0
         if run[t] == 0:
@@ -633,9 +1059,9 @@ def alpha_beta_filter(returns: Floats, run: Integers, alpha: float, beta: float,
             innovation = returns[t] + gap - slope
             gap = (1.0 - alpha) * innovation
             slope += beta * innovation
-        out[0, t] = gap
-        out[1, t] = slope
-        out[2, t] = innovation
+        gaps[t] = gap
+        slopes[t] = slope
+        innovations[t] = innovation
 
 
 @_compiled(f"void({_F}, float64, float64, {_F})")
@@ -653,3 +1079,11 @@ def sign_spread(returns: Floats, alpha: float, beta: float, out: Floats) -> None
         both = keep * (beta * innovation + cross)
         slope += beta * (2.0 * cross + beta * innovation)
         out[t] = math.sqrt(max(slope, 0.0))
+
+
+@_compiled(f"void({_F}, {_F}, {_F}, {_B}, {_F})")
+def in_units(x: Floats, scale: Floats, returns: Floats, usable: Bytes, out: Floats) -> None:
+    """x ÷ scale; without a scale 0 in a minute without a move and not a number in the minute that ends it."""
+    for i in range(x.size):
+        value = x[i] / scale[i] if scale[i] > 0.0 else (0.0 if returns[i] == 0.0 else np.nan)
+        out[i] = value if usable[i] != 0 else np.nan

@@ -49,31 +49,46 @@ def filter_probabilities(z: npt.ArrayLike) -> Floats:
 
 
 def _standardised(bars: Bars) -> Floats:
-    """z of the full length; NaN where there is no information."""
+    """z of every minute; not a number where there is no information."""
 
     def make() -> Floats:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = np.clip(bars.returns / bars.scale_before(), -CUT, CUT)  # 0/0: none; a move out of nothing: the cut
-        z[bars.run <= HEADLINE_WINDOW] = np.nan
+        z = np.empty(bars.close.size)
+        scale = bars.scale_everywhere(HEADLINE_WINDOW)
+        # 0/0: no information; a move out of nothing: the cut
+        bars.kernels.standardise(bars.returns, scale, bars.run, HEADLINE_WINDOW, CUT, z)
         return z
 
     return bars.cached((NAME, "z"), make)
 
 
-def _filtered(bars: Bars) -> Floats:
-    def make() -> Floats:
-        z = _standardised(bars)
-        out = np.empty((3, z.size))
-        bars.kernels.hamilton_filter(z, bars.run, DRIFT, STAY, out)
-        usable = bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
-        return np.where(usable, out[:, bars.first :], np.nan)
+def _whole(bars: Bars) -> Floats:
+    """The three probabilities of every minute."""
+    out = np.empty((3, bars.close.size))
+    bars.kernels.hamilton_filter(_standardised(bars), bars.run, DRIFT, STAY, out)
+    return out
 
-    return bars.cached(NAME, make)
+
+def _energy(bars: Bars) -> Floats:
+    """Root mean square of z over the last hour, of every minute."""
+    square = np.nan_to_num(_standardised(bars), nan=0.0) ** 2
+    out = np.zeros(square.size)
+    bars.kernels.window_sum(square, HOUR, bars.epoch, 0, out)
+    return np.sqrt(out / HOUR)
+
+
+def _filtered(bars: Bars) -> tuple[Floats, ...]:
+    def make() -> tuple[Floats, ...]:
+        return tuple(
+            bars.where_usable(raw, HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY, out=bars.column(name))
+            for raw, name in zip(bars.remembered(NAME, _whole), _WORDS.values(), strict=True)
+        )
+
+    return bars.cached((NAME, "usable"), make)
 
 
 def values(bars: Bars) -> dict[str, Floats]:
     """p_bear, p_sideways, p_bull; missing before 1,240 unbroken returns."""
-    return dict(zip(("p_bear", "p_sideways", "p_bull"), _filtered(bars), strict=True))
+    return dict(zip(_WORDS.values(), _filtered(bars), strict=True))
 
 
 def statistic(bars: Bars) -> Floats:
@@ -84,12 +99,7 @@ def statistic(bars: Bars) -> Floats:
 
 def reading(bars: Bars) -> Floats:
     """Root mean square of z over the last hour, on which the null depends."""
-
-    def make() -> Floats:
-        z = np.nan_to_num(_standardised(bars), nan=0.0)
-        return np.sqrt(bars.window_sum(z * z, HOUR) / HOUR)
-
-    return bars.cached((NAME, "reading"), make)
+    return bars.remembered((NAME, "energy"), _energy)
 
 
 def percentile(bars: Bars) -> Floats:
@@ -97,7 +107,8 @@ def percentile(bars: Bars) -> Floats:
 
 
 def score(bars: Bars, percentile: Floats) -> Floats:
-    return np.nan_to_num(np.abs(statistic(bars)), nan=0.0)
+    distance = np.abs(statistic(bars))
+    return np.where(distance >= 0, distance, 0.0)  # 0 where missing
 
 
 def vote(bars: Bars, percentile: Floats, score: Floats) -> Floats:

@@ -18,8 +18,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import Bars, Floats, missing_because, number, place, strength, trend_vote
 
@@ -30,18 +28,16 @@ NAME = "price_momentum"
 
 def values(bars: Bars) -> dict[str, Floats]:
     """momentum_W."""
-    return {f"momentum_{w}": bars.where_usable(bars.momentum(w), w) for w in bars.windows}
+    return {f"momentum_{w}": bars.momentum(w) for w in bars.windows}
 
 
 def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
     """The window's momentum."""
-    return bars.where_usable(bars.momentum(w), w)
+    return bars.momentum(w)
 
 
 def percentile(bars: Bars) -> Floats:
-    out = np.empty(bars.rows)
-    bars.kernels.normal_cdf(statistic(bars), out)
-    return out
+    return bars.momentum_share(HEADLINE_WINDOW)
 
 
 def score(bars: Bars, percentile: Floats) -> Floats:

@@ -20,7 +20,6 @@ minutes rest on two minutes. Sharpe and Sortino of a window have a standard erro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +27,18 @@ import numpy as np
 import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
-from v7_pipeline.theories.base import HIGH, LOW, Bars, Floats, missing_because, number, place, strength, two_sided_vote
+from v7_pipeline.theories.base import (
+    HIGH,
+    LOW,
+    MINUTES_A_YEAR,
+    Bars,
+    Floats,
+    missing_because,
+    number,
+    place,
+    strength,
+    two_sided_vote,
+)
 from v7_pipeline.theories.nulls import simulated_percentile
 
 __all__ = [
@@ -37,7 +47,6 @@ __all__ = [
 ]  # fmt: skip
 
 NAME = "risk_metrics"
-MINUTES_A_YEAR = 525_600
 LEVELS = (0.95, 0.99)
 
 
@@ -47,8 +56,8 @@ def _tails(returns: npt.ArrayLike) -> Floats:
     data = np.array(returns, dtype=np.float64)
     if data.size == 0 or np.isnan(data).any():
         raise ValueError("risk needs at least one return and no missing ones")
-    out = np.empty((5, 1))
-    kernels.tails(data, data.size, data.size - 1, out)
+    out = np.empty((4, 1))
+    kernels.tails(data, data.size, data.size - 1, np.ones(1, np.uint8), *out)
     return out[:, 0]
 
 
@@ -68,50 +77,31 @@ def max_drawdown(path: npt.ArrayLike) -> float:
 
     data = np.array(path, dtype=np.float64)
     out = np.zeros(1)
-    kernels.drawdown(data, data.size, 0, data.size - 1, out)
+    kernels.drawdown(data, data.size, 0, data.size - 1, np.ones(1, np.uint8), out)
     return float(out[0])
 
 
-def _all(bars: Bars, w: int) -> dict[str, Floats]:
-    def make() -> dict[str, Floats]:
-        tails = np.zeros((5, bars.rows))
-        bars.kernels.tails(bars.returns, w, bars.first, tails)
-        total, power = bars.total(w), bars.power(w)
-        spread = power - total * total / w
-        spread = np.where(spread > 1e-12 * power, spread, 0.0)  # a straight line up to rounding
-        losses = np.minimum(bars.returns, 0.0)
-        downside = bars.window_sum(losses * losses, w)
-        fall = np.zeros(bars.rows)
-        bars.kernels.drawdown(bars.path, w + 1, bars.epoch, bars.first, fall)
-        volatility = np.sqrt(spread / (w - 1))
-        mean = total / w
-        results = {
-            "var_95": tails[0], "var_99": tails[1], "cvar_95": tails[2], "cvar_99": tails[3],
-            "volatility": volatility,
-            "sharpe": _ratio(mean, volatility),
-            "sortino": _ratio(mean, np.sqrt(downside / w)),
-            "max_drawdown": fall,
-            "large_moves": np.where(power > 0, tails[4], np.nan),
-        }  # fmt: skip
-        return {name: bars.where_usable(column, w) for name, column in results.items()}
-
-    return bars.cached((NAME, w), make)
-
-
-def _ratio(mean: Floats, deviation: Floats) -> Floats:
-    out = np.full(mean.size, np.nan)
-    return np.divide(mean * math.sqrt(MINUTES_A_YEAR), deviation, out=out, where=deviation > 0)
+def _of_window(bars: Bars, w: int) -> dict[str, Floats]:
+    usable = bars.usable(w)
+    _, _, volatility, sharpe, sortino = bars.moments(w)
+    worst = {name: bars.column(f"{name}_{w}") for name in ("var_95", "var_99", "cvar_95", "cvar_99")}
+    bars.kernels.tails(bars.returns, w, bars.first, usable, *worst.values())
+    fall = bars.column(f"max_drawdown_{w}")
+    bars.kernels.drawdown(bars.path, w + 1, bars.epoch, bars.first, usable, fall)
+    named = {**worst, "volatility": volatility, "sharpe": sharpe, "sortino": sortino, "max_drawdown": fall}
+    return {f"{name}_{w}": column for name, column in named.items()}
 
 
 def values(bars: Bars) -> dict[str, Floats]:
     """The eight columns of each window."""
-    names = ("var_95", "var_99", "cvar_95", "cvar_99", "volatility", "sharpe", "sortino", "max_drawdown")
-    return {f"{name}_{w}": _all(bars, w)[name] for name in names for w in bars.windows}
+    return {name: column for w in bars.windows for name, column in _of_window(bars, w).items()}
 
 
 def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
-    """On which side the large moves lie, in standard deviations of chance signs."""
-    return _all(bars, w)["large_moves"]
+    """On which side the window's large moves lie, in standard deviations of chance signs."""
+    out = np.empty(bars.rows)
+    bars.kernels.large_moves(bars.returns, w, bars.first, bars.usable(w), out)
+    return out
 
 
 def percentile(bars: Bars) -> Floats:

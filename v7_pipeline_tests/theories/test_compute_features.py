@@ -96,6 +96,32 @@ def test_columns_do_not_depend_on_where_the_history_starts(grid: pd.DataFrame, f
         _assert_same(part, features)
 
 
+@pytest.mark.parametrize(("chunk", "threads"), [(250, 1), (1111, 3), (4000, 2), (65_536, 2)])
+def test_neither_chunks_nor_threads_change_a_bit(
+    grid: pd.DataFrame, features: pd.DataFrame, chunk: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("v7_pipeline.theories.features._FOR_ONE_THREAD", 0)
+    rates = pd.DataFrame(
+        {"as_of": [START + timedelta(days=1)], "scope": "all", "mean": 0.6, "lower": 0.5, "upper": 0.7, "n": 30}
+    )
+    other = grid_of(walk(4, 5003, quiet=0.1), symbol="ETH-USD", start=START + timedelta(minutes=77))
+    together = pd.concat([grid, other], ignore_index=True)
+    cut = compute_features(together, win_rates=rates, chunk=chunk, threads=threads)
+    once = compute_features(together, win_rates=rates, chunk=10**6, threads=1)
+    pd.testing.assert_frame_equal(cut, once, check_exact=True)  # the two filters as well
+    own = once[once["symbol"] == "BTC-USD"].drop(columns=[c for c in once if "win_rate" in c])
+    pd.testing.assert_frame_equal(own, features[own.columns], check_exact=True)
+    since = START + timedelta(minutes=3500)
+    later = compute_features(together, win_rates=rates, since=since, chunk=chunk, threads=threads)
+    pd.testing.assert_frame_equal(later, once[once["as_of"] >= since].reset_index(drop=True), check_exact=True)
+
+
+def test_impossible_chunks_and_threads_are_refused(grid: pd.DataFrame) -> None:
+    for wrong in ({"chunk": 0}, {"threads": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            compute_features(grid, **wrong)
+
+
 @pytest.mark.parametrize("cut", [900, 1700, 3333])
 def test_garbling_or_cutting_the_future_changes_no_bit(grid: pd.DataFrame, features: pd.DataFrame, cut: int) -> None:
     garbled = grid.copy()

@@ -6,19 +6,21 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from v7_pipeline.theories import compute_features
 from v7_pipeline.theories.fractal_dimension import madogram
 from v7_pipeline.theories.hurst_exponent import anis_lloyd, block_sizes, dfa, rescaled_range
 from v7_pipeline.theories.kalman_filter import local_level_gain, steady_state_gains
 from v7_pipeline.theories.kolmogorov_complexity import expected_phrases, lempel_ziv
 from v7_pipeline.theories.market_regime import DRIFT, STAY, filter_probabilities
-from v7_pipeline.theories.monte_carlo import first_passage, shrunk_drift
+from v7_pipeline.theories.monte_carlo import HORIZON, REWARD, STOP, first_passage, shrunk_drift
 from v7_pipeline.theories.risk_metrics import expected_shortfall, max_drawdown, value_at_risk
 from v7_pipeline.theories.shannon_entropy import entropy
-from v7_pipeline_tests.theories.paths import fractional_noise
+from v7_pipeline_tests.theories.paths import fractional_noise, grid_of
 
 
 @pytest.mark.parametrize(
@@ -167,6 +169,27 @@ def test_first_passage_images_and_eigenfunctions_agree_where_they_meet(mu: float
     meeting = 0.3 * width**2
     early, late = (first_passage(mu, 1.0, 2.0, meeting * (1 + e)) for e in (-1e-9, 1e-9))
     assert early == pytest.approx(late, abs=1e-7)
+
+
+@pytest.mark.parametrize("day", [0.4, 1.0, 1.7, 3.0])  # volatility of the day ÷ that of its last four hours
+def test_the_plans_table_is_within_its_error_of_the_closed_form(day: float) -> None:
+    rng = np.random.default_rng(int(10 * day))
+    steps = 1e-4 * (rng.standard_normal(9000) + 0.15 * np.sin(np.arange(9000) / 400))
+    phase = np.arange(9000) % 1440
+    close = 100 * np.exp(np.cumsum(np.where(phase < 1100, day * steps, steps)))
+    rows = compute_features(grid_of(close)).iloc[1440:]
+    returns = pd.Series(np.diff(np.log(close), prepend=np.log(close[0])))
+    scale = {w: math.sqrt(math.pi / 2) * returns.abs().rolling(w).mean().to_numpy() for w in (240, 1440)}
+    z = rows["momentum_1440"].to_numpy()
+    drift = np.abs(shrunk_drift(returns.rolling(1440).sum().to_numpy()[rows.index] / 1440, z))
+    for i in range(0, len(rows), 97):
+        s, d = scale[240][rows.index[i]], scale[1440][rows.index[i]]
+        stop = STOP * math.sqrt(HORIZON) * d / s
+        target, stopped, neither = first_passage(drift[i] / s, REWARD * stop, stop, HORIZON)
+        opposite = first_passage(-drift[i] / s, REWARD * stop, stop, HORIZON)[0]
+        row = rows.iloc[i]
+        assert (row["p_target"], row["p_stop"], row["p_neither"]) == pytest.approx((target, stopped, neither), abs=5e-5)
+        assert row["monte_carlo_score"] == pytest.approx((target - opposite) / (target + opposite), abs=1e-9)
 
 
 def test_first_passage_watched_at_closes_matches_a_simulated_walk() -> None:

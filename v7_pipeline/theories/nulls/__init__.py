@@ -80,7 +80,7 @@ def load(theory: str, window: int = HEADLINE_WINDOW) -> NullTable:
 def simulated_percentile(theory: str, bars: Bars, statistic: Floats, reading: Floats | None = None) -> Floats:
     """Mid-rank place of each statistic of the headline window under random walks with its window's share of quiet
     minutes and its reading."""
-    out = np.empty(statistic.size)
+    out = bars.column(f"{theory}_percentile")
     reading = np.zeros(statistic.size) if reading is None else reading
     bars.kernels.table_percentile(statistic, bars.quiet_share(), reading, *load(theory), out)
     return out
