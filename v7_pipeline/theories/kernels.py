@@ -56,6 +56,7 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
+Places = npt.NDArray[np.int32]
 
 _F = "float64[::1]"
 _F2 = "float64[:, ::1]"
@@ -64,6 +65,7 @@ _I = "int64[::1]"
 _B = "uint8[::1]"
 _B2 = "uint8[:, ::1]"
 _U = "uint32[::1]"
+_S = "int32[::1]"
 
 
 def _compiled(signature: str) -> Any:
@@ -360,47 +362,179 @@ def _leading_zeros(x: Any) -> int:
     return count
 
 
-@_compiled(f"int64({_U}, int64, int64)")
-def _long_match(words: Words, i: int, end: int) -> int:
-    """Longest match of the suffix at i with an earlier one, where 32 bits agree; at most end − i."""
-    best = 0
-    for j in range(i):
-        if words[j] != words[i]:
-            continue
-        length = 32
-        while i + length < end:
-            x = np.uint32(words[i + length] ^ words[j + length])
-            if x != 0:
-                length += _leading_zeros(x)
-                break
-            length += 32
-        best = max(best, length)
-        if i + best >= end:
-            return end - i
-    return best
+# Lempel–Ziv phrases of sliding windows. A phrase that begins at i within a window that begins at s is the longest
+# match of the bits from i on with those from some j in [s, i), and one bit more. Where it ends depends on s only, not
+# on where the window ends: one chain of phrases from s serves all windows that begin there, and the chain from s + 1
+# differs from it only where a phrase had its match at s and nowhere later.
+#
+# For each position and k = 1 … 12 the newest earlier position that shares the next k bits is noted once (a table a k);
+# the longest match within the window is then the number of those at or after s. Longer matches are found among the
+# positions that share 12 bits, of which there are few. Everything lies in rings that hold the longest window.
+_RING = 4096
+_MASK = _RING - 1
+_SHORT = 12  # bits that are looked up
+_LANES = 16  # places a position has in `recent`, so that they are compared at once
+_FOR_EVER = 2**31 - 1
 
 
-@_compiled(f"void({_U}, int64, int64, {_F})")
-def lz_phrases(words: Words, length: int, first: int, out: Floats) -> None:
-    """Lempel–Ziv 1976 phrases of each window of bits; an unfinished last phrase counts.
+@_compiled(f"int64({_U}, int64, int64, int64)")
+def _common(words: Words, i: int, j: int, most: int) -> int:
+    """Bits that the sequence from i on shares with that from j on; at most `most` and what is left from i on."""
+    most = min(most, words.size - i)
+    length = 0
+    while length < most:
+        x = np.uint32(words[i + length] ^ words[j + length])
+        if x != 0:
+            length += _leading_zeros(x)
+            break
+        length += 32
+    return min(length, most)
 
-    The longest earlier match of a suffix is the smallest XOR of its first 32 bits with any earlier 32: one
-    vectorised pass a phrase. Bits beyond the window cannot matter, because a match is cut at its end."""
-    for t in range(max(first, length - 1), words.size):
-        window = words[t - length + 1 : t + 1]
-        count = 0
-        i = 0
-        while i < length:
-            own = window[i]
-            best = np.uint32(0xFFFFFFFF)
-            earlier = window[:i]
-            for j in range(earlier.size):
-                x = np.uint32(earlier[j] ^ own)
-                best = x if x < best else best
-            matched = _leading_zeros(best) if best != 0 else _long_match(window, i, length)
-            count += 1
-            i += matched + 1
-        out[t - first] = count
+
+@_compiled(f"void({_U}, int64, {_S}, {_S})")
+def _enter(words: Words, i: int, recent: Places, last: Places) -> None:
+    """Note for i the newest earlier position that shares its next 1, 2 … 12 bits (−1: none), and i itself."""
+    word = words[i]
+    base = (i & _MASK) * _LANES
+    here = recent[base : base + _LANES]
+    for k in range(min(_SHORT, words.size - i)):
+        at = (np.uint32(2) << np.uint32(k)) | (word >> np.uint32(31 - k))
+        here[k] = last[at]
+        last[at] = i
+    for k in range(words.size - i, _SHORT):
+        here[k] = -1
+
+
+@_compiled(f"int64({_U}, int64, int64, int64, {_S}, {_S}, {_S}, {_S}, {_S})")
+def _phrase_end(
+    words: Words,
+    i: int,
+    start: int,
+    longest: int,
+    recent: Places,
+    follow: Places,
+    source: Places,
+    head: Places,
+    link: Places,
+) -> int:
+    """Where the phrase after the one that begins at i begins, in a window that begins at `start`.
+
+    It holds until the window begins after `source` (the newest place of the match), in whose list i is kept."""
+    r = i & _MASK
+    if source[r] >= start:
+        return int(follow[r])
+    base = r * _LANES
+    here = recent[base : base + _LANES]
+    matched = np.int64(0)
+    for k in range(_LANES):
+        matched += here[k] >= start
+    if matched == 0:
+        source[r] = _FOR_EVER
+    else:
+        j = np.int64(here[matched - 1])
+        newest = j
+        if matched == _SHORT:
+            matched = _common(words, i, j, longest)
+            j = np.int64(recent[(j & _MASK) * _LANES + _SHORT - 1])
+            while j >= start and matched < longest:
+                length = _common(words, i, j, longest)
+                if length > matched:
+                    matched = length
+                    newest = j
+                j = np.int64(recent[(j & _MASK) * _LANES + _SHORT - 1])
+        source[r] = newest
+        link[r] = head[newest & _MASK]
+        head[newest & _MASK] = i
+    follow[r] = i + matched + 1
+    return int(i + matched + 1)
+
+
+@_compiled(f"void({_U}, {_I}, int64, {_F2})")
+def lz_phrases(words: Words, windows: Integers, first: int, out: Floats) -> None:
+    """Lempel–Ziv 1976 phrases of the last windows[w] bits (at most 2,880) in row w; an unfinished last one counts."""
+    n = words.size
+    longest = windows.max()
+    final = n - windows.min()
+    start = max(first - longest + 1, 0)
+    if start > final:
+        return
+    recent = np.full(_RING * _LANES, -1, np.int32)
+    last = np.full(2 << _SHORT, -1, np.int32)
+    follow = np.zeros(_RING, np.int32)
+    source = np.full(_RING, -1, np.int32)
+    head = np.full(_RING, -1, np.int32)
+    link = np.zeros(_RING, np.int32)
+    begins = np.zeros(_RING, np.uint8)  # 1 where a phrase of the chain from `start` begins
+    pending = np.empty(_RING, np.int32)
+    counts = np.zeros(windows.size, np.int64)
+    end = min(start + longest - 1, n - 1)
+    for i in range(start, end + 1):
+        _enter(words, i, recent, last)
+    p = np.int64(start)
+    tail = p
+    while p <= end:
+        begins[p & _MASK] = 1
+        tail = p
+        for w in range(windows.size):
+            counts[w] += p < start + windows[w]
+        p = _phrase_end(words, p, start, longest, recent, follow, source, head, link)
+    while True:
+        for w in range(windows.size):
+            t = start + windows[w] - 1
+            if first <= t < n:
+                out[w, t - first] = counts[w]
+        if start == final:
+            return
+        dropped = start
+        begins[dropped & _MASK] = 0
+        start += 1
+        if start + longest - 1 < n:
+            end = start + longest - 1
+            r = end & _MASK
+            source[r] = -1
+            head[r] = -1
+            begins[r] = 0
+            _enter(words, end, recent, last)
+            if follow[tail & _MASK] == end:
+                begins[r] = 1
+                tail = np.int64(end)
+                _phrase_end(words, tail, start, longest, recent, follow, source, head, link)
+        for w in range(windows.size):
+            e = start + windows[w] - 1
+            counts[w] -= 1
+            if e <= end:
+                counts[w] += begins[e & _MASK]
+        # The list is copied, because what is derived anew enters other lists through the same links.
+        waiting = 0
+        p = np.int64(head[dropped & _MASK])
+        while p >= 0:
+            pending[waiting] = p
+            waiting += 1
+            p = np.int64(link[p & _MASK])
+        for i in range(waiting):
+            p = np.int64(pending[i])
+            r = p & _MASK
+            if begins[r] == 0 or source[r] != dropped:
+                continue
+            old = np.int64(follow[r])
+            new = _phrase_end(words, p, start, longest, recent, follow, source, head, link)
+            # Follow the new chain and take the old one away, until both meet.
+            while True:
+                while old < new and old <= end:
+                    begins[old & _MASK] = 0
+                    for w in range(windows.size):
+                        counts[w] -= old < start + windows[w]
+                    old = np.int64(follow[old & _MASK])
+                if new > end:
+                    tail = p
+                    break
+                if old == new:
+                    break
+                begins[new & _MASK] = 1
+                for w in range(windows.size):
+                    counts[w] += new < start + windows[w]
+                p = new
+                new = _phrase_end(words, p, start, longest, recent, follow, source, head, link)
 
 
 @_compiled(f"void({_F}, int64, int64, {_F}, {_F}, {_F})")

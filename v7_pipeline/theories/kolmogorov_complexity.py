@@ -32,6 +32,7 @@ from v7_pipeline.theories.nulls import simulated_percentile
 __all__ = ["NAME", "expected_phrases", "explain", "lempel_ziv", "percentile", "score", "statistic", "values", "vote"]
 
 NAME = "kolmogorov_complexity"
+LONGEST = 2880
 
 # E[c] of a fair coin by length, simulated.
 _COIN = {
@@ -56,26 +57,32 @@ def lempel_ziv(bits: npt.ArrayLike) -> int:
     data = np.array(bits, dtype=np.uint8)
     if data.size == 0 or data.max() > 1:
         raise ValueError("bits must be a sequence of at least one 0 or 1")
-    return int(_phrases(kernels, data, data.size, data.size - 1)[0])
+    if data.size > LONGEST:
+        raise ValueError(f"a sequence of {data.size} bits is too long; at most {LONGEST} are parsed")
+    return int(_phrases(kernels, data, (data.size,), data.size - 1)[0, 0])
 
 
-def _words(kernels: Any, bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+def _phrases(kernels: Any, bits: npt.NDArray[np.uint8], windows: tuple[int, ...], first: int) -> Floats:
+    """Phrases of each window (row) that ends at first, first + 1, …"""
     words = np.empty(bits.size, np.uint32)
     kernels.lz_words(bits, words)
-    return words
-
-
-def _phrases(kernels: Any, bits: npt.NDArray[np.uint8], w: int, first: int) -> Floats:
-    out = np.zeros(bits.size - first)
-    kernels.lz_phrases(_words(kernels, bits), w, first, out)
+    out = np.zeros((len(windows), bits.size - first))
+    kernels.lz_phrases(words, np.array(windows, np.int64), first, out)
     return out
 
 
 def _rises(bars: Bars, w: int) -> Floats:
-    def make() -> Floats:
-        return bars.where_usable(_phrases(bars.kernels, (bars.returns > 0).astype(np.uint8), w, bars.first), w)
+    """Phrases of the bits (return > 0) of the window, one parse for all windows."""
+    windows = tuple(sorted({*bars.windows, HEADLINE_WINDOW, w}))
 
-    return bars.cached((NAME, w), make)
+    def parse() -> dict[int, Floats]:
+        rows = _phrases(bars.kernels, (bars.returns > 0).view(np.uint8), windows, bars.first)
+        return {
+            each: bars.where_usable(row, each, out=bars.column(f"lz_phrases_{each}"))
+            for each, row in zip(windows, rows, strict=True)
+        }
+
+    return bars.cached((NAME, "rises", windows), parse)[w]
 
 
 def values(bars: Bars) -> dict[str, Floats]:
@@ -88,7 +95,7 @@ def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
     """Mean phrases of rises and of falls."""
 
     def make() -> Floats:
-        falls = _phrases(bars.kernels, (bars.returns < 0).astype(np.uint8), w, bars.first)
+        falls = _phrases(bars.kernels, (bars.returns < 0).view(np.uint8), (w,), bars.first)[0]
         return 0.5 * (_rises(bars, w) + falls)
 
     return bars.cached((NAME, "statistic", w), make)
