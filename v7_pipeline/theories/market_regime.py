@@ -21,7 +21,7 @@ from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, trend_vote
 from v7_pipeline.theories.nulls import simulated_percentile
 
-__all__ = ["NAME", "explain", "filter_probabilities", "percentile", "score", "statistic", "values", "vote"]
+__all__ = ["NAME", "explain", "filter_probabilities", "percentile", "remember", "score", "statistic", "values", "vote"]
 
 NAME = "market_regime"
 DRIFT = 0.12
@@ -47,6 +47,11 @@ def _whole(bars: Bars) -> Floats:
     bars.kernels.standardise(bars.returns, bars.scale_everywhere(HEADLINE_WINDOW), bars.run, HEADLINE_WINDOW, CUT, z)
     bars.kernels.hamilton_filter(z, bars.run, DRIFT, STAY, out)
     return out
+
+
+def remember(bars: Bars) -> None:
+    """Run the filter over the whole stretch."""
+    bars.remembered(NAME, _whole)
 
 
 def _filtered(bars: Bars) -> tuple[Floats, ...]:
