@@ -86,6 +86,7 @@ class Bars:
     run: npt.NDArray[np.int64] = field(init=False)
     kernels: Any = field(init=False)
     _cache: dict[Any, Any] = field(init=False, default_factory=dict)
+    _memory: dict[Any, Floats] = field(init=False, default_factory=dict)
     _lock: Any = field(init=False, default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -130,8 +131,14 @@ class Bars:
         whole): made once, so that it does not depend on how the whole is cut."""
         whole = self if self.whole is None else self.whole
         with whole._lock:
-            made: Floats = whole.cached(key, lambda: make(whole))
+            if key not in whole._memory:
+                whole._memory[key] = make(whole)
+            made = whole._memory[key]
         return made[..., self.offset + self.first : self.offset + self.close.size]
+
+    def forget(self) -> None:
+        """Let go of every cached array but the remembered ones."""
+        self._cache.clear()
 
     def column(self, name: str) -> Floats:
         """An array of a float a row to fill and return as this column; not filled yet."""

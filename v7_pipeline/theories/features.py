@@ -6,12 +6,13 @@ Only frames in, frames out and the loop over symbols and theories; each theory's
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -87,52 +88,95 @@ def readings(
     """compute_features of prepared minutes, in the order of `symbols`; `since` in epoch minutes."""
     names = ["observed_share", *registry.column_names(windows)]
     look_back = 2 * max(*windows, *WINDOWS) + 8
-    tasks: list[tuple[Bars, slice, slice]] = []  # of a symbol, its minutes, their rows in the result
-    minutes: list[Any] = []
-    row = 0
+    stretches: list[_Stretch] = []
+    rows = 0
     for each in symbols:
         first = 0 if since is None else min(max(since - 1 - each.epoch, 0), each.close.size)
-        known = ~np.isnan(each.close[first:])
-        minutes.append(each.epoch + 1 + first + (np.arange(known.size) if known.all() else np.flatnonzero(known)))
-        if not known.any():
-            continue
-        whole = Bars(each.close, each.observed, each.epoch, first, windows, min_observed_share, posteriors)
-        for begin, end in _cuts(first, each.close.size, chunk):
-            count = int(np.count_nonzero(known[begin - first : end - first]))
-            tasks.append((whole, slice(begin, end), slice(row, row + count)))
-            row += count
+        make = partial(Bars, each.close, each.observed, each.epoch, first, windows, min_observed_share, posteriors)
+        stretches.append(_Stretch(make, each, first, rows, chunk))
+        rows += stretches[-1].rows
     # One block, filled in place: a year of three symbols is a gigabyte, and a copy of it another.
-    block = np.empty((len(names), row))
-    run = partial(_fill, block, names, look_back)
+    block = np.empty((len(names), rows))
+    tasks = _tasks([each for each in stretches if each.rows], partial(_fill, block, names, look_back))
     workers = min(threads or os.cpu_count() or 1, len(tasks))
-    if workers < 2 or sum(task[1].stop - task[1].start + look_back for task in tasks) <= _FOR_ONE_THREAD:
+    if workers < 2 or rows + len(symbols) * look_back <= _FOR_ONE_THREAD:
         for task in tasks:
-            run(task)
+            task()
     else:
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(run, tasks))
-    return _frame([each.symbol for each in symbols], minutes, block, names)
+            for done in [pool.submit(task) for task in tasks]:
+                done.result()
+    return _frame(stretches, block, names)
 
 
-def _cuts(first: int, end: int, chunk: int) -> list[tuple[int, int]]:
-    """first … end in parts of one size, at most `chunk`."""
-    parts = -(-(end - first) // chunk)
-    edges = [first + (end - first) * i // parts for i in range(parts + 1)]
-    return list(pairwise(edges))
+class _Stretch:
+    """A symbol's wanted minutes: where they go in the block, their cuts, and bars that live while cuts need them."""
+
+    def __init__(self, make: Callable[[], Bars], minutes: Minutes, first: int, begin: int, chunk: int) -> None:
+        self.minutes = minutes
+        self.first = first
+        self.begin = begin
+        self.known = ~np.isnan(minutes.close[first:])
+        self.rows = int(np.count_nonzero(self.known))
+        parts = -(-self.known.size // chunk)
+        edges = [first + self.known.size * i // parts for i in range(parts + 1)] if parts else []
+        self.cuts = list(pairwise(edges))  # of one size, at most `chunk`
+        self._make = make
+        self._bars: Bars | None = None
+        self._left = len(self.cuts)
+        self._lock = threading.Lock()
+
+    def prepare(self) -> Bars:
+        """The bars with what the theories remember of them, made once."""
+        with self._lock:
+            if self._bars is None:
+                self._bars = self._make()
+                for entry in registry.THEORIES:
+                    remember = getattr(entry, "remember", None)
+                    if remember is not None:
+                        remember(self._bars)
+                self._bars.forget()
+            return self._bars
+
+    def done(self) -> None:
+        """One cut is done; after the last one the bars go (fifty megabytes a year)."""
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                self._bars = None
+
+    def place(self, begin: int, end: int) -> tuple[npt.NDArray[np.bool_], slice]:
+        """Which of these minutes have a price, and their rows in the block."""
+        before = int(np.count_nonzero(self.known[: begin - self.first]))
+        known = self.known[begin - self.first : end - self.first]
+        start = self.begin + before
+        return known, slice(start, start + int(np.count_nonzero(known)))
 
 
-def _fill(block: Floats, names: list[str], look_back: int, task: tuple[Bars, slice, slice]) -> None:
+def _tasks(stretches: list[_Stretch], fill: Callable[[_Stretch, int, int], None]) -> list[Callable[[], object]]:
+    """Every cut of every stretch; each stretch is prepared one stretch ahead, so that no thread waits for it."""
+    tasks: list[Callable[[], object]] = [each.prepare for each in stretches[:1]]
+    for each, following in zip_longest(stretches, stretches[1:]):
+        if following is not None:
+            tasks.append(following.prepare)
+        tasks += [partial(fill, each, begin, end) for begin, end in each.cuts]
+    return tasks
+
+
+def _fill(block: Floats, names: list[str], look_back: int, stretch: _Stretch, begin: int, end: int) -> None:
     """All readings of some of a symbol's minutes, into their rows of the block."""
-    whole, own, rows = task
-    known = ~np.isnan(whole.close[own])
-    into = dict(zip(names, block[:, rows] if known.all() else np.empty((len(names), known.size)), strict=True))
-    bars = whole.part(max(own.start - look_back, 0), own.start, own.stop, into)
-    for name, column in _columns(bars):
-        if column is not into[name]:
-            into[name][:] = column
-    if not known.all():
-        for name, target in zip(names, block[:, rows], strict=True):
-            np.compress(known, into[name], out=target)
+    known, rows = stretch.place(begin, end)
+    if known.any():
+        straight = bool(known.all())
+        columns = block[:, rows] if straight else np.empty((len(names), known.size))
+        into = dict(zip(names, columns, strict=True))
+        bars = stretch.prepare().part(max(begin - look_back, 0), begin, end, into)
+        for name, column in _columns(bars):
+            if column is not into[name]:
+                into[name][:] = column
+        if not straight:
+            np.compress(known, columns, axis=1, out=block[:, rows])
+    stretch.done()
 
 
 def _columns(bars: Bars) -> Iterator[tuple[str, Floats]]:
@@ -216,10 +260,18 @@ def _rows_of_symbols(symbols: pd.Series) -> dict[str, Any]:
     return {str(name): np.flatnonzero(codes == code) for code, name in enumerate(names)}
 
 
-def _frame(symbols: list[str], minutes: list[npt.NDArray[np.int64]], block: Floats, names: list[str]) -> pd.DataFrame:
+def _frame(stretches: list[_Stretch], block: Floats, names: list[str]) -> pd.DataFrame:
+    minutes = np.empty(block.shape[1], np.int64)
+    for each in stretches:
+        own = minutes[each.begin : each.begin + each.rows]
+        if each.rows == each.known.size:
+            own[:] = np.arange(each.rows)
+        else:
+            own[:] = np.flatnonzero(each.known)
+        own += each.minutes.epoch + each.first + 1
+    minutes *= _MINUTE_US
     frame = pd.DataFrame(block.T, columns=names, copy=False)
-    times = np.concatenate([np.empty(0, np.int64), *minutes])
-    times *= _MINUTE_US
-    frame.insert(0, "as_of", pd.Series(times.view("M8[us]")).dt.tz_localize("UTC"))
-    frame.insert(0, "symbol", np.repeat(np.array(symbols, object), [own.size for own in minutes]))
+    frame.insert(0, "as_of", pd.Series(minutes.view("M8[us]")).dt.tz_localize("UTC"))
+    symbols = np.array([each.minutes.symbol for each in stretches], object)
+    frame.insert(0, "symbol", np.repeat(symbols, [each.rows for each in stretches]))
     return frame

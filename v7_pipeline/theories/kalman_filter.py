@@ -31,7 +31,8 @@ from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_becau
 from v7_pipeline.theories.nulls import simulated_percentile
 
 __all__ = [
-    "NAME", "explain", "local_level_gain", "percentile", "score", "statistic", "steady_state_gains", "values", "vote",
+    "NAME", "explain", "local_level_gain", "percentile", "remember", "score", "statistic", "steady_state_gains",
+    "values", "vote",
 ]  # fmt: skip
 
 NAME = "kalman_filter"
@@ -61,6 +62,11 @@ def _whole(bars: Bars) -> Floats:
     out = np.empty((3, bars.close.size))
     bars.kernels.alpha_beta_filter(bars.returns, bars.run, *steady_state_gains(TRACKING_INDEX), out)
     return out
+
+
+def remember(bars: Bars) -> None:
+    """Run the filter over the whole stretch."""
+    bars.remembered(NAME, _whole)
 
 
 def _filtered(bars: Bars) -> tuple[Floats, ...]:

@@ -712,6 +712,86 @@ def madogram(changes: Floats, sums: Floats, length: int, epoch: int, first: int,
         block += core
 
 
+@_compiled(f"int64({_F}, float64)")
+def _put_away(ordered: Floats, value: float) -> int:
+    """Take one value out of ascending ones that hold it; says where it was."""
+    at = 0
+    for j in range(ordered.size):  # counting beats searching: it has nothing to guess
+        at += ordered[j] < value
+    rest = ordered[at:]
+    for j in range(rest.size - 1):
+        rest[j] = rest[j + 1]
+    return at
+
+
+@_compiled(f"int64({_F}, float64)")
+def _put_in(ordered: Floats, value: float) -> int:
+    """Put a value among ascending ones, of which the last is free or goes; says where it is."""
+    at = 0
+    for j in range(ordered.size - 1):
+        at += ordered[j] <= value
+    rest = ordered[at:]
+    for j in range(rest.size - 1, 0, -1):
+        rest[j] = rest[j - 1]
+    rest[0] = value
+    return at
+
+
+@_compiled(f"int64({_F}, {_F}, int64)")
+def _pick(window: Floats, kept: Floats, least: int) -> int:
+    """Put the smallest values of the window, `least` or more of them, into `kept` in order; says how many."""
+    most = kept.size - 1
+    low = window[0]
+    high = window[0]
+    for j in range(window.size):
+        low = window[j] if window[j] < low else low
+        high = window[j] if window[j] > high else high
+    bound = low if low >= 0.0 or high <= 0.0 else 0.0
+    for _ in range(30):  # a bound under which there are enough, but not too many
+        count = 0
+        for j in range(window.size):
+            count += window[j] <= bound
+        if least <= count <= most:
+            break
+        if count < least:
+            low = bound
+        else:
+            high = bound
+        bound = 0.5 * low + 0.5 * high
+    held = 0
+    for j in range(window.size):
+        # With many equal values there may be no such bound: then the last ones kept give way.
+        if window[j] <= bound or held < least:
+            if held < most or window[j] < kept[held - 1]:
+                _put_in(kept[: held + 1], window[j])
+                held = min(held + 1, most)
+        elif window[j] < kept[held - 1]:
+            _put_in(kept[: held + 1], window[j])
+            held = min(held + 1, most)
+    return held
+
+
+@_compiled(f"UniTuple(int64, 2)({_F}, int64, int64, float64, {_F})")
+def _keep(kept: Floats, held: int, least: int, old: float, window: Floats) -> tuple[int, int]:
+    """kept[:held] are the smallest values of a window in order; now it has lost `old` and won its last one.
+
+    No value outside is smaller than the last one kept. When fewer than `least` are left they are picked anew. Says how
+    many are kept now, and the first place where their order has changed."""
+    changed = held
+    if held > 0 and old <= kept[held - 1]:
+        changed = _put_away(kept[:held], old)
+        held -= 1
+    new = window[window.size - 1]
+    if held > 0 and (new < kept[held - 1] or (new == kept[held - 1] and held < kept.size - 1)):
+        at = _put_in(kept[: held + 1], new)
+        held = min(held + 1, kept.size - 1)
+        changed = min(changed, at)
+    if held < least:
+        held = _pick(window, kept, least)
+        changed = 0
+    return held, changed
+
+
 @_compiled(f"void({_F}, int64, int64, {_B}, {_F}, {_F}, {_F}, {_F})")
 def tails(
     returns: Floats, length: int, first: int, usable: Bytes, var_95: Floats, var_99: Floats, cvar_95: Floats,
@@ -719,9 +799,8 @@ def tails(
 ) -> None:  # fmt: skip
     """Value at risk and expected shortfall by order statistics; not a number where not usable.
 
-    Only the smallest returns are kept in order, up to twice as many as are needed: no return outside is smaller than
-    the last of them. When too many have left the window they are picked from it anew. A step costs only when the value
-    that comes or goes is among them; the sums of the tail are taken from the far end."""
+    Only the smallest returns are kept in order, up to twice as many as are needed: a step costs only where the value
+    that comes or goes is among them. The sums of the tail are taken anew, from the far end."""
     n = returns.size
     begin = max(first, length - 1)
     nothing = min(begin - first, var_95.size)
@@ -732,54 +811,25 @@ def tails(
     far_mass = length / 100.0
     part = mass - (rank - 1)
     far_part = far_mass - (far - 1)
-    most = min(2 * rank + 8, length)
-    low = np.empty(most + 1)
+    low = np.empty(min(2 * rank + 8, length) + 1)
     lost = np.zeros(rank + 1)  # lost[i]: sum of the i worst losses
     held = 0
+    last = np.inf  # the largest kept
     v95 = v99 = c95 = c99 = 0.0
     for t in range(begin, n):
-        changed = rank
-        if held > 0:
-            old = returns[t - length]
-            if old <= low[held - 1]:
-                at = 0
-                kept = low[:held]
-                for j in range(held):
-                    at += kept[j] < old
-                for j in range(at, held - 1):
-                    low[j] = low[j + 1]
-                held -= 1
-                changed = min(changed, at)
-            new = returns[t]
-            if held > 0 and (new < low[held - 1] or (new == low[held - 1] and held < most)):
-                at = held
-                while at > 0 and low[at - 1] > new:
-                    low[at] = low[at - 1]
-                    at -= 1
-                low[at] = new
-                held = min(held + 1, most)
-                changed = min(changed, at)
-        if held < rank:
-            window = returns[t - length + 1 : t + 1]
-            held = 0
-            last = np.inf
-            for j in range(length):
-                if window[j] < last or held < most:
-                    at = held
-                    while at > 0 and low[at - 1] > window[j]:
-                        low[at] = low[at - 1]
-                        at -= 1
-                    low[at] = window[j]
-                    held = min(held + 1, most)
-                    last = low[held - 1]
-            changed = 0
-        if changed < rank:
-            for i in range(changed, rank - 1):
-                lost[i + 1] = lost[i] - low[i]
-            v95 = -low[rank - 1]
-            c95 = (lost[rank - 1] + part * v95) / mass
-            v99 = -low[far - 1]
-            c99 = (lost[far - 1] + far_part * v99) / far_mass
+        old = returns[t - length] if t > begin else np.inf
+        if old <= last or returns[t] <= last:
+            held, changed = _keep(low, held, rank, old, returns[t - length + 1 : t + 1])
+            last = low[held - 1]
+            if changed < rank:
+                worst = lost[changed]
+                for i in range(changed, rank - 1):
+                    worst -= low[i]
+                    lost[i + 1] = worst
+                v95 = -low[rank - 1]
+                c95 = (lost[rank - 1] + part * v95) / mass
+                v99 = -low[far - 1]
+                c99 = (lost[far - 1] + far_part * v99) / far_mass
         there = usable[t - first] != 0
         var_95[t - first] = v95 if there else np.nan
         var_99[t - first] = v99 if there else np.nan
@@ -787,66 +837,57 @@ def tails(
         cvar_99[t - first] = c99 if there else np.nan
 
 
-@_compiled("boolean(float64, float64)")
-def _larger(a: float, b: float) -> bool:
-    return abs(a) > abs(b) or (abs(a) == abs(b) and a > b)
-
-
 @_compiled(f"void({_F}, int64, int64, {_B}, {_F})")
 def large_moves(returns: Floats, length: int, first: int, usable: Bytes, out: Floats) -> None:
     """Sum of the largest tenth of moves ÷ the root of their summed squares; not a number where nothing moves or not
-    usable. Kept in order as in `tails`."""
+    usable. Kept in order as in `tails`: by −|r|, whose last bit is the sign.
+
+    Of moves of one size (up to rounding: there and back is one size) that do not all belong to the tenth, each counts
+    for a share, so that neither rises nor falls come first."""
     n = returns.size
     begin = max(first, length - 1)
     out[: min(begin - first, out.size)] = np.nan
+    sizes = np.empty(n)
+    bits = sizes.view(np.int64)
+    for t in range(n):
+        sizes[t] = -abs(returns[t])
+        bits[t] = (bits[t] & ~1) | (returns[t] > 0.0)
     rank = length // 10
-    most = min(2 * rank + 8, length)
-    top = np.empty(most + 1)
+    top = np.empty(min(rank + rank // 2 + 8, length) + 1)
+    signs = top.view(np.int64)
     held = 0
+    edge = np.inf  # what lies beyond it has no say
     value = np.nan
     for t in range(begin, n):
-        changed = rank
-        if held > 0:
-            old = returns[t - length]
-            if not _larger(top[held - 1], old):
-                at = 0
-                while top[at] != old:
-                    at += 1
-                for j in range(at, held - 1):
-                    top[j] = top[j + 1]
-                held -= 1
-                changed = min(changed, at)
-            new = returns[t]
-            if held > 0 and (_larger(new, top[held - 1]) or (new == top[held - 1] and held < most)):
-                at = held
-                while at > 0 and _larger(new, top[at - 1]):
-                    top[at] = top[at - 1]
-                    at -= 1
-                top[at] = new
-                held = min(held + 1, most)
-                changed = min(changed, at)
-        if held < rank:
-            window = returns[t - length + 1 : t + 1]
-            held = 0
-            for j in range(length):
-                if held < most or _larger(window[j], top[held - 1]):
-                    at = held
-                    while at > 0 and _larger(window[j], top[at - 1]):
-                        top[at] = top[at - 1]
-                        at -= 1
-                    top[at] = window[j]
-                    held = min(held + 1, most)
-            changed = 0
-        if changed < rank:
-            falls = 0.0
-            rises = 0.0
+        old = sizes[t - length] if t > begin else np.inf
+        if old <= edge or sizes[t] <= edge:
+            held, _ = _keep(top, held, rank, old, sizes[t - length + 1 : t + 1])
+            size = -top[rank - 1]
+            above = -size * (1.0 + 1e-9)
+            below = -size * (1.0 - 1e-9)
+            edge = max(top[held - 1], below)
+            balance = 0.0
             power = 0.0
-            for i in range(rank):
-                r = top[i]
-                falls -= r if r < 0.0 else 0.0
-                rises += r if r > 0.0 else 0.0
-                power += r * r
-            value = (rises - falls) / math.sqrt(power) if power > 0.0 else np.nan
+            before = 0
+            while top[before] < above:
+                balance += top[before] if signs[before] & 1 == 0 else -top[before]
+                power += top[before] * top[before]
+                before += 1
+            alike = 0
+            rises = 0
+            if top[held - 1] > below:
+                while top[before + alike] <= below:
+                    rises += signs[before + alike] & 1
+                    alike += 1
+            else:  # there may be more of them outside
+                for i in range(t - length + 1, t + 1):
+                    if above <= sizes[i] <= below:
+                        alike += 1
+                        rises += bits[i] & 1
+            rest = rank - before
+            balance += rest * size * (2 * rises - alike) / alike
+            power += rest * size * size
+            value = balance / math.sqrt(power) if power > 0.0 else np.nan
         out[t - first] = value if usable[t - first] != 0 else np.nan
 
 

@@ -28,7 +28,10 @@ from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, trend_vote
 from v7_pipeline.theories.nulls import simulated_percentile
 
-__all__ = ["NAME", "explain", "filter_probabilities", "percentile", "reading", "score", "statistic", "values", "vote"]
+__all__ = [
+    "NAME", "explain", "filter_probabilities", "percentile", "reading", "remember", "score", "statistic", "values",
+    "vote",
+]  # fmt: skip
 
 NAME = "market_regime"
 DRIFT = 0.12
@@ -74,6 +77,12 @@ def _energy(bars: Bars) -> Floats:
     out = np.zeros(square.size)
     bars.kernels.window_sum(square, HOUR, bars.epoch, 0, out)
     return np.sqrt(out / HOUR)
+
+
+def remember(bars: Bars) -> None:
+    """Run the filter over the whole stretch."""
+    bars.remembered(NAME, _whole)
+    bars.remembered((NAME, "energy"), _energy)
 
 
 def _filtered(bars: Bars) -> tuple[Floats, ...]:

@@ -7,9 +7,10 @@ squared loss, × √525,600 (display only: their standard error is √(525600/W)
 window's W + 1 closes. Nothing moved: ratios missing, the rest 0.
 
 Null: random walks with the window's share of zero returns, simulated; statistic: the sum of the window's largest tenth
-of moves ÷ the root of their summed squares, positive where the large moves are gains. Given their sizes only the
-signs are chance, so fat tails and volatility clusters change its null little. Vote: momentum's direction where the
-large moves lie on its side, silence where they lie against it. Score: strength of the percentile.
+of moves ÷ the root of their summed squares, positive where the large moves are gains; of moves of one size (there and
+back is one) that do not all belong to the tenth each counts for a share. Given their sizes only the signs are chance,
+so fat tails and volatility clusters change its null little. Vote: momentum's direction where the large moves lie on
+its side, silence where they lie against it. Score: strength of the percentile.
 
 Reading: VaR 95 % is the loss that one minute in twenty exceeds, CVaR the mean of those; stops are sized from the
 volatility beside them. The vote asks on which side the window's heaviest moves lie.

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from v7_pipeline.store.schema import THEORY_NAMES, theory_columns
-from v7_pipeline.theories import compute_features, explain, registry
+from v7_pipeline.theories import compute_features, explain, registry, risk_metrics
+from v7_pipeline.theories.base import Bars
 from v7_pipeline.theories.fractal_dimension import madogram
 from v7_pipeline.theories.hurst_exponent import dfa, rescaled_range
 from v7_pipeline.theories.kolmogorov_complexity import lempel_ziv
@@ -262,6 +263,50 @@ def test_odd_paths_give_no_warning_and_no_impossible_number(path: str) -> None:
             or last["fractal_dimension_240"] != last["fractal_dimension_240"]
         )
         assert last["price_momentum_vote"] == 0
+
+
+def _large_moves(returns: np.ndarray) -> float:
+    """By definition: the largest tenth, moves of one size counted in shares."""
+    rank, size = returns.size // 10, np.abs(returns)
+    edge = np.sort(size)[-rank]
+    above, alike = size > edge * (1 + 1e-9), np.abs(size - edge) <= 1e-9 * edge
+    share = (rank - above.sum()) / alike.sum()
+    balance = returns[above].sum() + share * returns[alike].sum()
+    return balance / np.sqrt((returns[above] ** 2).sum() + share * (returns[alike] ** 2).sum())
+
+
+def _tick_path(n: int) -> np.ndarray:
+    """A cheap coin whose price moves by whole ticks: many moves of one size, there and back."""
+    steps = np.random.default_rng(5).integers(-2, 3, n)
+    level = 0
+    for i in range(n):
+        level = min(max(level + steps[i], 0), 6)
+        steps[i] = level
+    return 60 + 0.01 * steps
+
+
+@pytest.mark.parametrize("ticks", [True, False])
+def test_large_moves_and_tails_equal_their_definitions_in_every_window(ticks: bool) -> None:
+    close = _tick_path(3000) if ticks else clustered(31, 3000)
+    bars = Bars(close, np.ones(3000, bool), 0, 0, (120, 240, 1440), 0.0)
+    balance, columns = risk_metrics.statistic(bars), risk_metrics.values(bars)
+    returns = np.diff(np.log(close))
+    for t in range(241, 3000, 7):
+        assert balance[t] == pytest.approx(_large_moves(returns[t - 240 : t]), rel=1e-6, abs=1e-9), t
+        for w in (120, 240, 1440):
+            if t >= w:
+                worst = np.sort(returns[t - w : t])
+                k = -(-w * 5 // 100)
+                assert columns[f"var_95_{w}"][t] == pytest.approx(-worst[k - 1], abs=1e-12), (t, w)
+                tail = worst[: k - 1].sum() + (w * 0.05 - k + 1) * worst[k - 1]
+                assert columns[f"cvar_95_{w}"][t] == pytest.approx(-tail / (w * 0.05), abs=1e-12), (t, w)
+
+
+def test_moves_there_and_back_favour_no_side() -> None:
+    close = _tick_path(3000)
+    bars, mirrored = (Bars(c, np.ones(3000, bool), 0, 240, (240,), 0.0) for c in (close, 3600 / close))
+    np.testing.assert_allclose(risk_metrics.statistic(bars), -risk_metrics.statistic(mirrored), rtol=0, atol=1e-9)
+    assert np.abs(risk_metrics.statistic(bars)).max() > 0.5
 
 
 def test_one_outlier_does_not_own_the_entropy() -> None:
