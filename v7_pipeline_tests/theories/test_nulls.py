@@ -17,6 +17,7 @@ from scipy.stats import binom
 from v7_pipeline.store.schema import THEORY_NAMES, WINDOWS
 from v7_pipeline.theories import compute_features, nulls, price_momentum, registry
 from v7_pipeline.theories.base import HIGH, LOW
+from v7_pipeline.theories.kalman_filter import steady_state_gains
 from v7_pipeline.theories.nulls import simulate
 from v7_pipeline_tests.theories.paths import START, grid_of
 
@@ -197,6 +198,34 @@ def test_a_place_is_interpolated_between_knots_readings_and_quiet_shares() -> No
     kernels.table_percentile(x, quiet, reading, levels, readings, low, step, shares, out)
     # Tables shift: between low 0 and 10 lies low 5, not a mixture of both.
     assert out == pytest.approx([0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 1.0, np.nan, 0.25], nan_ok=True)
+
+
+def test_the_slopes_spread_is_the_root_of_squared_responses_times_squared_returns() -> None:
+    from v7_pipeline.theories import kernels
+
+    alpha, beta = steady_state_gains(0.05)
+    returns = np.random.default_rng(0).standard_t(3, 300) * 1e-4
+    impulse, filtered, spread = np.eye(1, 300)[0], np.empty((3, 300)), np.empty(300)
+    kernels.alpha_beta_filter(impulse, np.arange(1, 301), alpha, beta, filtered)
+    kernels.sign_spread(returns, alpha, beta, spread)
+    for t in (0, 7, 100, 299):
+        response = filtered[1, t::-1]
+        assert spread[t] == pytest.approx(np.sqrt(np.sum((response * returns[: t + 1]) ** 2)), rel=1e-9)
+
+
+@pytest.mark.parametrize("quiet", [0.0, 0.3, 0.95])
+def test_evenness_is_the_mean_over_blocks_of_sixteen_and_needs_no_unit(quiet: float) -> None:
+    from v7_pipeline.theories import kernels
+
+    rng = np.random.default_rng(1)
+    returns = rng.standard_t(4, 700) * 1e-4 * (rng.random(700) >= quiet)
+    out, scaled = np.empty(300), np.empty(300)
+    kernels.evenness(returns, 240, 12_345, 400, out)
+    kernels.evenness(returns * 1e3, 240, 12_345, 400, scaled)
+    blocks = [np.abs(returns[i : i + 16][returns[i : i + 16] != 0]) for i in range(161 + 50, 161 + 50 + 225)]
+    expected = np.mean([x.mean() / np.sqrt((x * x).mean()) if x.size else 1.0 for x in blocks])
+    assert out[50] == pytest.approx(expected, rel=1e-9)
+    assert scaled == pytest.approx(out, rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [4, 6, 14, 21, 60])
