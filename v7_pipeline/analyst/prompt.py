@@ -127,7 +127,7 @@ The theories' values
 
 How to decide: {mode.name} mode
 - BUY or SELL only where at least {mode.min_agreeing} theories vote for that side,
-  the mean over all ten of vote times score has that side's sign and is at least {mode.min_strength:.2f} in size,
+  the mean over all ten of vote times score has that side's sign and is at least {mode.min_strength:g} in size,
   and your confidence is at least {mode.min_confidence:.2f}. Otherwise HOLD; most scans are.
 - confidence is your probability, 0 to 1, that the trade ends with a profit after costs; for HOLD, that holding is
   right.

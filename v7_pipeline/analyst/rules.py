@@ -173,10 +173,10 @@ def explain(row: Mapping[str, Any], readings: Mapping[str, Any], explanations: M
         lean = "none of the ten theories speaks" if not count else f"{count} of 10 theories lean one way"
         return (
             f"Nothing stands out from noise: {lean}, combined score {row['score']:+.3f}; a signal needs "
-            f"{mode.min_strength:.2f} and {mode.min_agreeing} theories. {spoken}".strip()
+            f"{mode.min_strength:g} and {mode.min_agreeing} theories. {spoken}".strip()
         )
     direction = "up" if row["side"] == "BUY" else "down"
-    score = f"combined score {strength:.3f} (needs {mode.min_strength:.2f})"
+    score = f"combined score {strength:.3f} (needs {mode.min_strength:g})"
     return f"{count} of 10 theories point {direction}, {score}. {spoken}".strip()
 
 
@@ -207,7 +207,7 @@ def answer_from_prompt(document: Mapping[str, Any]) -> dict[str, Any]:
     if row["status"] != "answered":
         row = {**row, "side": "HOLD", "confidence": 0.5, "key_theories": ""}
     opposite = "the opposite direction" if row["side"] != "HOLD" else "one direction"
-    return reply_of(_answer(row, reasoning), f"A combined score of {mode.min_strength:.2f} in {opposite}.")
+    return reply_of(_answer(row, reasoning), f"A combined score of {mode.min_strength:g} in {opposite}.")
 
 
 # --- the core's parts -----------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_lesson_22_every_figure_has_n_and_interval_and_too_few_is_no_verdict(tol
         assert figure.n > 0 and figure.lower <= figure.value <= figure.upper, figure
     assert told.paper.minimum_n == 30 and told.verdict.startswith("No verdict: ")
     enough = report(replayed.target, settings_of(min_effective_n=1)).verdict
-    assert enough.startswith("Losing after costs: -") and f"n = {told.paper.closed}" in enough
+    assert enough.startswith("Indistinguishable from zero after costs: -") and f"n = {told.paper.closed}" in enough
 
 
 def test_the_page_says_where_everything_comes_from(told: Report) -> None:
