@@ -6,8 +6,9 @@ prior, α + β = n + 2. Source: Bayes–Laplace. Break-even is 1/(1 + reward:ris
 rest missing.
 
 Percentile: P(win rate > break-even | outcomes), not a random walk's. Vote: for the side whose own posterior (scopes
-side:BUY and side:SELL) beats break-even with at least 95 %; against the other; both cancel. With the overall win rate
-alone it abstains. Score: strength of the percentile.
+side:BUY and side:SELL) beats break-even with at least 97.5 %; against the other; both cancel. Two sides are watched,
+so each gets half of the error: whatever n, at most 8 % of histories won at exactly break-even give a vote. With the
+overall win rate alone it abstains. Score: strength of the percentile.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from v7_pipeline.theories.base import SPEAKS, Bars, Floats, Posterior, number, strength
+from v7_pipeline.theories.base import Bars, Floats, Posterior, number, strength
 
 __all__ = ["BREAK_EVEN", "NAME", "explain", "percentile", "posteriors", "score", "values", "vote"]
 
 NAME = "bayesian_win_rate"
 BREAK_EVEN = 0.4
+#: Posterior probability of beating break-even from which a side is voted for.
+SURE = 0.975
 SCOPES = ("all", "side:BUY", "side:SELL")
 
 
@@ -98,7 +101,7 @@ def vote(bars: Bars, percentile: Floats, score: Floats) -> Floats:
 
 
 def _side(above: Floats) -> Floats:
-    return np.where(2 * above - 1 >= SPEAKS, strength(above), 0.0)
+    return np.where(above >= SURE, strength(above), 0.0)
 
 
 def explain(row: Mapping[str, Any]) -> str:

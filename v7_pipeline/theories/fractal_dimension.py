@@ -4,8 +4,10 @@ Formula: D = 2 − slope of log mean |p(i + k) − p(i)| on log k, k = 1, 2, 4, 
 (madogram; Gneiting, Ševčíková & Percival 2012; Higuchi's family), cut to [1, 2]. Unit: dimension. Nothing moved:
 missing.
 
-Null: random walk with the window's share of zero returns, simulated; of D before it is cut. Vote: a smooth path
-(lower 5 %) goes with momentum's direction, a rough one (upper 5 %) against it. Score: strength of the percentile.
+Null: random walks with the window's share of zero returns and its evenness of sizes (Bars.evenness: fat tails make
+one-minute moves look small beside longer ones, and so the path look smooth), simulated; of D before it is cut. Vote: a
+smooth path (lower 4 %) goes with momentum's direction, a rough one (upper 4 %) against it. Score: strength of the
+percentile.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
-from v7_pipeline.theories.base import Bars, Floats, lean, missing_because, number, place, strength
+from v7_pipeline.theories.base import HIGH, LOW, Bars, Floats, lean, missing_because, number, place, strength
 from v7_pipeline.theories.nulls import simulated_percentile
 
-__all__ = ["NAME", "explain", "madogram", "percentile", "score", "statistic", "values", "vote"]
+__all__ = ["NAME", "explain", "madogram", "percentile", "reading", "score", "statistic", "values", "vote"]
 
 NAME = "fractal_dimension"
 LARGEST_LAG = 16
@@ -61,13 +63,18 @@ def values(bars: Bars) -> dict[str, Floats]:
     return {name: np.clip(_dimension(bars, w), 1.0, 2.0, out=bars.column(name)) for w, name in names.items()}
 
 
-def statistic(bars: Bars) -> Floats:
-    """The headline window's dimension before it is cut."""
-    return _dimension(bars, HEADLINE_WINDOW)
+def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
+    """The dimension before it is cut."""
+    return _dimension(bars, w)
+
+
+def reading(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
+    """Evenness of sizes, on which the null depends."""
+    return bars.evenness(w)
 
 
 def percentile(bars: Bars) -> Floats:
-    return simulated_percentile(NAME, bars, statistic(bars))
+    return simulated_percentile(NAME, bars, statistic(bars), reading(bars))
 
 
 def score(bars: Bars, percentile: Floats) -> Floats:
@@ -84,8 +91,8 @@ def explain(row: Mapping[str, Any]) -> str:
         return missing_because(row, "Fractal dimension")
     share = number(row, f"{NAME}_percentile")
     told = "as rough as a random walk"
-    if share is not None and share <= 0.05:
+    if share is not None and share <= LOW:
         told = "smoother than a random walk, moves carry on"
-    elif share is not None and share >= 0.95:
+    elif share is not None and share >= HIGH:
         told = "rougher than a random walk, moves turn back"
     return f"Fractal dimension {value:.2f}{place(share)}: {told}."

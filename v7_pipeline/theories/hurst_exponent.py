@@ -6,8 +6,9 @@ the power of two nearest W/4, at most 256), population S, minus the slope of log
 analysis of order 1 (Peng et al. 1994) over the same blocks. Both are cut to [0, 1]; unit: exponent. Source: Hurst
 (1951); Mandelbrot & Wallis (1969). Blocks in which nothing moved have no R/S and are left out of its mean.
 
-Null: random walk with the window's share of zero returns, simulated; of hurst_rs before it is cut. Vote: upper 5 %
-goes with momentum's direction, lower 5 % against it (fade). Score: strength of the percentile.
+Null: random walks with the window's share of zero returns and its evenness of sizes (Bars.evenness: fat tails and
+bursts move R/S a little), simulated; of hurst_rs before it is cut. Vote: upper 4 % goes with momentum's direction,
+lower 4 % against it (fade). Score: strength of the percentile.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
-from v7_pipeline.theories.base import Bars, Floats, lean, missing_because, number, place, strength
+from v7_pipeline.theories.base import HIGH, LOW, Bars, Floats, lean, missing_because, number, place, strength
 from v7_pipeline.theories.nulls import simulated_percentile
 
 __all__ = [
-    "NAME", "anis_lloyd", "block_sizes", "dfa", "explain", "percentile", "rescaled_range", "score", "statistic",
-    "values", "vote",
+    "NAME", "anis_lloyd", "block_sizes", "dfa", "explain", "percentile", "reading", "rescaled_range", "score",
+    "statistic", "values", "vote",
 ]  # fmt: skip
 
 NAME = "hurst_exponent"
@@ -109,13 +110,18 @@ def values(bars: Bars) -> dict[str, Floats]:
     return columns | {f"hurst_dfa_{w}": np.clip(_both(bars, w)[1], 0.0, 1.0) for w in bars.windows}
 
 
-def statistic(bars: Bars) -> Floats:
-    """The headline window's corrected R/S exponent before it is cut."""
-    return _both(bars, HEADLINE_WINDOW)[0]
+def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
+    """The corrected R/S exponent before it is cut."""
+    return _both(bars, w)[0]
+
+
+def reading(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
+    """Evenness of sizes, on which the null depends."""
+    return bars.evenness(w)
 
 
 def percentile(bars: Bars) -> Floats:
-    return simulated_percentile(NAME, bars, statistic(bars))
+    return simulated_percentile(NAME, bars, statistic(bars), reading(bars))
 
 
 def score(bars: Bars, percentile: Floats) -> Floats:
@@ -132,8 +138,8 @@ def explain(row: Mapping[str, Any]) -> str:
         return missing_because(row, "Hurst")
     share = number(row, f"{NAME}_percentile")
     told = "no memory that noise would not show"
-    if share is not None and share >= 0.95:
+    if share is not None and share >= HIGH:
         told = "moves tend to continue"
-    elif share is not None and share <= 0.05:
+    elif share is not None and share <= LOW:
         told = "moves tend to turn back"
     return f"Hurst {value:.2f}{place(share)}: {told}."

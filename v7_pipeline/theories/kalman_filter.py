@@ -6,8 +6,10 @@ prediction, level += α · innovation, slope += β · innovation. Units: `kalman
 (a minute) and `kalman_innovation` in volatilities, the scale of 240 minutes known one bar earlier. Where nothing moved
 for 240 minutes all are 0, and missing in the minute that ends it: there is no unit to measure it in.
 
-Null: random walk with the window's share of zero returns, simulated; statistic the slope. Vote: its side, outside the
-central 90 %. Score: strength of the percentile. Its memory is some ten minutes: it sees the latest move.
+Null: random walks with the window's share of zero returns, simulated; statistic the slope ÷ √Σ h² r², h its response
+to one return: its standard deviation if only the signs of the moves are chance, so that fat tails and bursts of
+volatility matter little. Vote: its side, outside the central 92 %. Score: strength of the percentile. Its memory is
+some ten minutes: it sees the latest move.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, place, strength, trend_vote
@@ -50,10 +53,16 @@ def local_level_gain(q: float) -> float:
 
 
 def _whole(bars: Bars) -> Floats:
-    """Gap, slope and innovation of every minute, in log price."""
-    out = np.empty((3, bars.close.size))
-    bars.kernels.alpha_beta_filter(bars.returns, bars.run, *steady_state_gains(TRACKING_INDEX), out)
+    """Of every minute gap, slope and innovation in log price, and the slope's standard deviation if only the signs of
+    the moves were chance."""
+    out, gains = np.empty((4, bars.close.size)), steady_state_gains(TRACKING_INDEX)
+    bars.kernels.alpha_beta_filter(bars.returns, bars.run, *gains, out)
+    bars.kernels.sign_spread(bars.returns, *gains, out[3])
     return out
+
+
+def _usable(bars: Bars) -> npt.NDArray[np.uint8]:
+    return bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
 
 
 def remember(bars: Bars) -> None:
@@ -64,10 +73,9 @@ def remember(bars: Bars) -> None:
 def _filtered(bars: Bars) -> tuple[Floats, ...]:
     def make() -> tuple[Floats, ...]:
         scale, returns = bars.scale_before(), bars.returns[bars.first :]
-        usable = bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
         columns = tuple(bars.column(name) for name in _COLUMNS)
-        for raw, column in zip(bars.remembered(NAME, _whole), columns, strict=True):
-            bars.kernels.in_units(raw, scale, returns, usable, column)
+        for raw, column in zip(bars.remembered(NAME, _whole)[:3], columns, strict=True):
+            bars.kernels.in_units(raw, scale, returns, _usable(bars), column)
         return columns
 
     return bars.cached((NAME, "in units"), make)
@@ -79,8 +87,12 @@ def values(bars: Bars) -> dict[str, Floats]:
 
 
 def statistic(bars: Bars) -> Floats:
-    """The slope."""
-    return _filtered(bars)[1]
+    """The slope in standard deviations of chance signs; 0 where nothing moved for 240 minutes."""
+
+    _, slope, _, spread = bars.remembered(NAME, _whole)
+    out = np.empty(bars.rows)
+    bars.kernels.in_chance_units(slope, spread, bars.quiet_minutes(), HEADLINE_WINDOW, _usable(bars), out)
+    return out
 
 
 def percentile(bars: Bars) -> Floats:

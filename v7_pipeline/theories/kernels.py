@@ -25,9 +25,11 @@ __all__ = [
     "count_in_window",
     "drawdown",
     "entropy",
+    "evenness",
     "first_passage",
     "hamilton_filter",
     "hurst",
+    "in_chance_units",
     "in_units",
     "large_moves",
     "leaning_vote",
@@ -40,6 +42,7 @@ __all__ = [
     "passage_table",
     "plan_probabilities",
     "prepare",
+    "sign_spread",
     "standardise",
     "strength",
     "symbolize",
@@ -57,9 +60,9 @@ Words = npt.NDArray[np.uint32]
 
 _F = "float64[::1]"
 _F2 = "float64[:, ::1]"
+_F3 = "float64[:, :, ::1]"
 _I = "int64[::1]"
 _B = "uint8[::1]"
-_B2 = "uint8[:, ::1]"
 _U = "uint32[::1]"
 
 
@@ -971,47 +974,41 @@ def normal_cdf(x: Floats, out: Floats) -> None:
         out[i] = 0.5 * math.erfc(-x[i] * math.sqrt(0.5))
 
 
-@_compiled(f"void({_F}, {_I}, {_I}, {_F}, {_F2}, {_F2}, {_F2}, {_B2}, {_F}, {_F})")
+@_compiled(f"void({_F}, {_I}, {_F}, {_F2}, {_F2}, {_F2}, {_F3}, {_F})")
 def table_percentile(
-    x: Floats,
-    quiet: Integers,
-    level: Integers,
-    weight: Floats,
-    knots: Floats,
-    shares: Floats,
-    slopes: Floats,
-    start: Bytes,
-    cells: Floats,
-    out: Floats,
+    x: Floats, quiet: Integers, reading: Floats, nodes: Floats, low: Floats, step: Floats, shares: Floats, out: Floats
 ) -> None:
-    """Place of each x under its null: interpolated between knots and between shares of quiet minutes.
-
-    `quiet` counts a window's quiet minutes, `level` and `weight` say for each count which two rows to mix and how;
-    `start` (rows × cells, cells · width to a unit of x) holds a knot at or before each cell's beginning."""
-    last = np.uint64(knots.shape[1] - 1)
-    one = np.uint64(1)
+    """Place of each x under its null, tabulated for each count of quiet minutes and each node of the reading: shares at
+    equally spaced values from `low` on. Interpolated between nodes and between values; beyond the ends they hold."""
+    last = nodes.shape[1] - 1
+    end = np.int64(shares.shape[2] - 1)
     for t in range(x.size):
         value = x[t]
         if math.isnan(value):
             out[t] = np.nan
             continue
-        w = weight[quiet[t]]
-        k = np.uint64(level[quiet[t]])
-        result = 0.0
-        for side in range(2):
-            share = w if side == 1 else 1.0 - w
-            if share > 0.0:
-                if value <= knots[k, 0]:
-                    result += share * shares[k, 0]
-                elif value >= knots[k, last]:
-                    result += share * shares[k, last]
-                else:
-                    i = np.uint64(start[k, np.uint64((value - knots[k, 0]) * cells[k])])
-                    i += np.uint64(knots[k, i + one] <= value)  # nearly always enough, and nothing to guess
-                    while knots[k, i + one] <= value:
-                        i += one
-                    result += share * (shares[k, i] + slopes[k, i] * (value - knots[k, i]))
-            k += one
+        q = np.uint64(quiet[t])
+        start = low[q, 0]
+        width = step[q, 0]
+        j = np.uint64(0)
+        w = 0.0
+        if last > 0:
+            r = reading[t]
+            for a in range(1, last):
+                j += np.uint64(nodes[q, a] <= r)
+            after = j + np.uint64(1)
+            w = min(max((r - nodes[q, j]) / (nodes[q, after] - nodes[q, j]), 0.0), 1.0)
+            start = (1.0 - w) * low[q, j] + w * low[q, after]
+            width = (1.0 - w) * step[q, j] + w * step[q, after]
+        place = min(max((value - start) / width, 0.0), float(end))
+        whole = min(np.int64(place), end - 1)
+        f = place - whole
+        m = np.uint64(whole)
+        m1 = m + np.uint64(1)
+        result = shares[q, j, m] + f * (shares[q, j, m1] - shares[q, j, m])
+        if w > 0.0:
+            j += np.uint64(1)
+            result += w * ((shares[q, j, m] + f * (shares[q, j, m1] - shares[q, j, m])) - result)
         out[t] = result
 
 
@@ -1024,6 +1021,27 @@ def standardise(returns: Floats, scale: Floats, run: Integers, history: int, cut
         z = returns[t] / before
         z = cut if z > cut else (-cut if z < -cut else z)
         out[t] = z if run[t] > history else np.nan
+
+
+@_compiled(f"void({_F}, int64, int64, int64, {_F})")
+def evenness(returns: Floats, length: int, epoch: int, first: int, out: Floats) -> None:
+    """Mean over the window's blocks of 16 returns of mean |r| ÷ root mean square of those that moved (1 where none
+    did): √(2/π) and a little more where sizes are Gaussian, less with fat tails or bursts, 1 where all are equal."""
+    start = max(first - length + 1, 0)
+    n = returns.size - start
+    absolute = np.abs(returns[start:])
+    square = absolute * absolute
+    moved = np.where(absolute > 0.0, 1.0, 0.0)
+    for lag in (1, 2, 4, 8):
+        for sums in (absolute, square, moved):
+            for t in range(n - 1, lag - 1, -1):
+                sums[t] += sums[t - lag]
+    for t in range(n):
+        absolute[t] = absolute[t] / math.sqrt(moved[t] * square[t]) if square[t] > 0.0 else 1.0
+    blocks = length - 15
+    window_sum(absolute, blocks, epoch + start, first - start, out)
+    for t in range(out.size):
+        out[t] /= blocks
 
 
 @_compiled(f"void({_F}, {_I}, float64, float64, {_F2})")
@@ -1080,4 +1098,29 @@ def in_units(x: Floats, scale: Floats, returns: Floats, usable: Bytes, out: Floa
     """x ÷ scale; without a scale 0 in a minute without a move and not a number in the minute that ends it."""
     for i in range(x.size):
         value = x[i] / scale[i] if scale[i] > 0.0 else (0.0 if returns[i] == 0.0 else np.nan)
+        out[i] = value if usable[i] != 0 else np.nan
+
+
+@_compiled(f"void({_F}, float64, float64, {_F})")
+def sign_spread(returns: Floats, alpha: float, beta: float, out: Floats) -> None:
+    """Standard deviation of alpha_beta_filter's slope if only the signs of the returns were chance: √Σ h² r² with h
+    the slope's response to one return, by the recursion of the covariance of (gap, slope)."""
+    keep = 1.0 - alpha
+    gap = 0.0
+    both = 0.0
+    slope = 0.0
+    for t in range(returns.size):
+        innovation = returns[t] * returns[t] + gap - 2.0 * both + slope
+        cross = both - slope
+        gap = keep * keep * innovation
+        both = keep * (beta * innovation + cross)
+        slope += beta * (2.0 * cross + beta * innovation)
+        out[t] = math.sqrt(slope) if slope > 0.0 else 0.0
+
+
+@_compiled(f"void({_F}, {_F}, {_I}, int64, {_B}, {_F})")
+def in_chance_units(slope: Floats, spread: Floats, quiet: Integers, length: int, usable: Bytes, out: Floats) -> None:
+    """slope ÷ spread; 0 where all of the last `length` minutes were quiet or nothing ever moved."""
+    for i in range(slope.size):
+        value = slope[i] / spread[i] if spread[i] > 0.0 and quiet[i] < length else 0.0
         out[i] = value if usable[i] != 0 else np.nan

@@ -4,8 +4,10 @@ Formula: phrases c of the exhaustive parsing of Lempel & Ziv (1976) of the bits 
 shortest string not found earlier (overlap allowed), an unfinished last one counts. `lz` = c ÷ E[c] of a fair coin of
 that length (simulated), at most 1; `lz_phrases` = c. (n / log₂ n is no upper bound: a coin is at 1.12 of it at 240.)
 
-Null: random walk with the window's share of zero returns, simulated. Its statistic is the mean of the phrases of
-(return > 0) and of (return < 0), which differ only through zero returns, so that mirroring prices changes nothing.
+Null: random walks with the window's share of zero returns, simulated; only signs enter, so the sizes' distribution does
+not matter. Phrases are whole numbers: percentiles are mid-ranks, uniform to half a step (.15). The statistic is the
+mean of the phrases of (return > 0) and of (return < 0), which differ only through zero returns, so that mirroring
+prices changes nothing.
 Vote: few patterns are structure and go with momentum's direction; many are silence. Score: strength of the percentile.
 """
 
@@ -18,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
-from v7_pipeline.theories.base import Bars, Floats, lean, missing_because, number, place, strength
+from v7_pipeline.theories.base import LOW, Bars, Floats, lean, missing_because, number, place, strength
 from v7_pipeline.theories.nulls import simulated_percentile
 
 __all__ = ["NAME", "expected_phrases", "explain", "lempel_ziv", "percentile", "score", "statistic", "values", "vote"]
@@ -76,14 +78,14 @@ def values(bars: Bars) -> dict[str, Floats]:
     return columns | {f"lz_phrases_{w}": _rises(bars, w) for w in bars.windows}
 
 
-def statistic(bars: Bars) -> Floats:
-    """Mean phrases of rises and of falls over the headline window."""
+def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
+    """Mean phrases of rises and of falls."""
 
     def make() -> Floats:
-        falls = _phrases(bars.kernels, (bars.returns < 0).astype(np.uint8), HEADLINE_WINDOW, bars.first)
-        return 0.5 * (_rises(bars, HEADLINE_WINDOW) + falls)
+        falls = _phrases(bars.kernels, (bars.returns < 0).astype(np.uint8), w, bars.first)
+        return 0.5 * (_rises(bars, w) + falls)
 
-    return bars.cached((NAME, "statistic"), make)
+    return bars.cached((NAME, "statistic", w), make)
 
 
 def percentile(bars: Bars) -> Floats:
@@ -103,5 +105,5 @@ def explain(row: Mapping[str, Any]) -> str:
     if value is None:
         return missing_because(row, "Complexity")
     share = number(row, f"{NAME}_percentile")
-    told = "ups and downs look like coin tosses" if share is None or share > 0.05 else "ups and downs repeat patterns"
+    told = "ups and downs look like coin tosses" if share is None or share > LOW else "ups and downs repeat patterns"
     return f"Complexity {value:.2f} of a coin's{place(share)}: {told}."

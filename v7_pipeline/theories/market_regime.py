@@ -5,8 +5,9 @@ drift −μ, 0, +μ and unit variance; μ = .12 a minute, a state lasts 120 minu
 bars is worse than saying nothing) and no smoothing (it would look ahead). `p_bear`, `p_sideways`, `p_bull` sum to 1;
 the confidence is the largest. A minute without any scale (nothing moved for 240) carries no information.
 
-Null: random walk with the window's share of zero returns, simulated; statistic p_bull − p_bear. Vote: its side,
-outside the central 90 %. Score: |p_bull − p_bear|.
+Null: random walks, simulated; statistic p_bull − p_bear. When volatility has just risen, z is larger than the filter
+believes and its probabilities too sure, so the null is that of windows with the same root mean square of z over the
+last hour. Vote: its side, outside the central 92 %. Score: |p_bull − p_bear|.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, trend_vote
 from v7_pipeline.theories.nulls import simulated_percentile
 
-__all__ = ["NAME", "explain", "filter_probabilities", "percentile", "remember", "score", "statistic", "values", "vote"]
+__all__ = [
+    "NAME", "explain", "filter_probabilities", "percentile", "reading", "remember", "score", "statistic", "values",
+    "vote",
+]  # fmt: skip
 
 NAME = "market_regime"
 DRIFT = 0.12
 STAY = 1 - 1 / 120
 CUT = 6.0
+HOUR = 60
 _WORDS = {"falling": "p_bear", "driftless": "p_sideways", "rising": "p_bull"}
 
 
@@ -40,12 +45,18 @@ def filter_probabilities(z: npt.ArrayLike) -> Floats:
     return np.ascontiguousarray(out.T)
 
 
+def _standardised(bars: Bars) -> Floats:
+    """z of the full length; NaN where there is no information."""
+    z, scale = np.empty(bars.close.size), bars.scale_everywhere(HEADLINE_WINDOW)
+    # 0/0: no information; a move out of nothing: the cut
+    bars.kernels.standardise(bars.returns, scale, bars.run, HEADLINE_WINDOW, CUT, z)
+    return z
+
+
 def _whole(bars: Bars) -> Floats:
     """The three probabilities of every minute."""
-    z, out = np.empty(bars.close.size), np.empty((3, bars.close.size))
-    # 0/0: no information; a move out of nothing: the cut
-    bars.kernels.standardise(bars.returns, bars.scale_everywhere(HEADLINE_WINDOW), bars.run, HEADLINE_WINDOW, CUT, z)
-    bars.kernels.hamilton_filter(z, bars.run, DRIFT, STAY, out)
+    out = np.empty((3, bars.close.size))
+    bars.kernels.hamilton_filter(_standardised(bars), bars.run, DRIFT, STAY, out)
     return out
 
 
@@ -75,8 +86,18 @@ def statistic(bars: Bars) -> Floats:
     return filtered[2] - filtered[0]
 
 
+def reading(bars: Bars) -> Floats:
+    """Root mean square of z over the last hour, on which the null depends."""
+
+    def make() -> Floats:
+        z = _standardised(bars)
+        return np.sqrt(bars.window_sum(np.where(np.isnan(z), 0.0, z * z), HOUR) / HOUR)
+
+    return bars.cached((NAME, "reading"), make)
+
+
 def percentile(bars: Bars) -> Floats:
-    return simulated_percentile(NAME, bars, statistic(bars))
+    return simulated_percentile(NAME, bars, statistic(bars), reading(bars))
 
 
 def score(bars: Bars, percentile: Floats) -> Floats:

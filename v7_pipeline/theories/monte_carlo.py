@@ -10,7 +10,7 @@ probability says what today's pace does to a usual plan. Drift: the day's mean r
 over 1,440 min (positive-part James–Stein): zero unless the day says otherwise. Nothing moves: p_neither = 1.
 
 Null: with a driftless walk z is N(0, 1) and the plan's advantage over its opposite grows with z alone, whatever the
-volatility; the percentile is Φ(z), closed form. Vote: the drift's side, outside the central 90 %. Score: how much
+volatility; the percentile is Φ(z), closed form. Vote: the drift's side, outside the central 92 %. Score: how much
 likelier the plan's target is than the opposite plan's, (p − p′)/(p + p′), which is tanh(drift · distance of the target
 ÷ s²) because turning the drift round makes every path to the target exp(2 · …) times rarer (Girsanov); 0 where the
 drift is shrunk to nothing. The probabilities are read from a table of the closed form, within 1e-4.

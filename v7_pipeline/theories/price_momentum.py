@@ -4,7 +4,7 @@ Formula: (p_t − p_{t−W}) ÷ (σ√W) with p log price and σ² the mean squa
 deviations; it is the t-statistic of the drift (self-normalised sum; Efron 1969), 0 where nothing moved.
 
 Null: N(0, 1), closed form; fat tails and quiet minutes hardly matter to a self-normalised sum. Vote: its side, outside
-the central 90 %. Score: strength of the percentile. It also lends its direction to the theories that have none.
+the central 92 %. Score: strength of the percentile. It also lends its direction to the theories that have none.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def values(bars: Bars) -> dict[str, Floats]:
     return {f"momentum_{w}": bars.momentum(w) for w in bars.windows}
 
 
-def statistic(bars: Bars) -> Floats:
-    """The headline window's momentum."""
-    return bars.momentum(HEADLINE_WINDOW)
+def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
+    """The window's momentum."""
+    return bars.momentum(w)
 
 
 def percentile(bars: Bars) -> Floats:

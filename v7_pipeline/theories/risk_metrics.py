@@ -6,7 +6,7 @@ Formulas, over the window's W one-minute log returns: VaR = −(⌈αW⌉-th sma
 squared loss, × √525,600 (display only: their standard error is √(525600/W)); maximum drawdown in log price over the
 window's W + 1 closes. Nothing moved: ratios missing, the rest 0.
 
-Null: random walk with the window's share of zero returns, simulated; statistic: the sum of the window's largest tenth
+Null: random walks with the window's share of zero returns, simulated; statistic: the sum of the window's largest tenth
 of moves ÷ the root of their summed squares, positive where the large moves are gains; of moves of one size (there and
 back is one) that do not all belong to the tenth each counts for a share. Given their sizes only the signs are chance,
 so fat tails and volatility clusters change its null little. Vote: momentum's direction where the large moves lie on
@@ -23,6 +23,8 @@ import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import (
+    HIGH,
+    LOW,
     MINUTES_A_YEAR,
     Bars,
     Floats,
@@ -90,10 +92,10 @@ def values(bars: Bars) -> dict[str, Floats]:
     return {name: column for w in bars.windows for name, column in _of_window(bars, w).items()}
 
 
-def statistic(bars: Bars) -> Floats:
-    """On which side the headline window's large moves lie, in standard deviations of chance signs."""
+def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
+    """On which side the large moves lie, in standard deviations of chance signs."""
     out = np.empty(bars.rows)
-    bars.kernels.large_moves(bars.returns, HEADLINE_WINDOW, bars.first, bars.usable(HEADLINE_WINDOW), out)
+    bars.kernels.large_moves(bars.returns, w, bars.first, bars.usable(w), out)
     return out
 
 
@@ -115,9 +117,9 @@ def explain(row: Mapping[str, Any]) -> str:
         return missing_because(row, "Risk")
     share = number(row, f"{NAME}_percentile")
     told = "neither side has the large moves"
-    if share is not None and share >= 0.95:
+    if share is not None and share >= HIGH:
         told = "the large moves are gains"
-    elif share is not None and share <= 0.05:
+    elif share is not None and share <= LOW:
         told = "the large moves are losses"
     return (
         f"Risk: the worst 5 % of minutes lose {100 * shortfall:.3f} % on average, deepest fall {100 * fall:.2f} % in "

@@ -5,12 +5,16 @@ Formula: H = −Σ (c/N) ln(c/N) + (K − 1)/(2N) over cells with counts c, N sy
 ternary words of three returns (`entropy_words`), which also see serial dependence. Unit: share of the maximum.
 Source: Shannon (1948); Miller (1955), “Note on the bias of information estimates”.
 
-Null: random walk with the window's share of zero returns, simulated; of the value before it is cut at 1. Vote: low
-entropy is structure and goes with momentum's direction; high entropy is silence. Score: strength of the percentile.
+Null: fat tails and bursts of volatility fill the octiles unevenly without any structure, so only the signs are judged:
+the statistic is the part of the entropy that is left when the moves' sizes are known, the mean entropy of a move's
+sign given its size's quartile (in bits, Miller–Madow; 1 for noise). Random walks with the window's share of zero
+returns, simulated; their steps' distribution hardly matters. Vote: low entropy of signs is structure and goes with
+momentum's direction; high entropy is silence. Score: strength of the percentile.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
-from v7_pipeline.theories.base import Bars, Floats, lean, missing_because, number, place, strength
+from v7_pipeline.theories.base import LOW, Bars, Floats, lean, missing_because, number, place, strength
 from v7_pipeline.theories.nulls import simulated_percentile
 
 __all__ = ["NAME", "entropy", "explain", "percentile", "score", "statistic", "values", "vote"]
@@ -27,6 +31,9 @@ NAME = "shannon_entropy"
 BINS = 8
 WORDS = 27
 WORD_LENGTH = 3
+# An octile's cell among nine, where a zero return (8) has the middle to itself, and the size alone of that cell.
+_NINE = np.array([0, 1, 2, 3, 5, 6, 7, 8, 4], np.uint8)
+_SIZE = np.array([4, 3, 2, 1, 1, 2, 3, 4, 0], np.uint8)
 
 
 def entropy(symbols: npt.ArrayLike, alphabet: int) -> float:
@@ -41,10 +48,20 @@ def entropy(symbols: npt.ArrayLike, alphabet: int) -> float:
     return float(out[0])
 
 
-def _both(bars: Bars, w: int) -> tuple[Floats, Floats]:
-    def make() -> tuple[Floats, Floats]:
+def _symbols(bars: Bars, w: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Octiles (8 where the return is zero) and words of the full length."""
+
+    def make() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         octile, word = np.empty(bars.close.size, np.uint8), np.empty(bars.close.size, np.uint8)
         bars.kernels.symbolize(bars.returns, bars.scale_everywhere(w), octile, word)
+        return octile, word
+
+    return bars.cached((NAME, "symbols", w), make)
+
+
+def _both(bars: Bars, w: int) -> tuple[Floats, Floats]:
+    def make() -> tuple[Floats, Floats]:
+        octile, word = _symbols(bars, w)
         bins, words = np.zeros(bars.rows), np.zeros(bars.rows)
         bars.kernels.entropy(octile, BINS, w, bars.first, bins)
         bars.kernels.entropy(word, WORDS, w - WORD_LENGTH + 1, bars.first, words)
@@ -59,9 +76,20 @@ def values(bars: Bars) -> dict[str, Floats]:
     return columns | {f"entropy_words_{w}": np.minimum(_both(bars, w)[1], 1.0) for w in bars.windows}
 
 
-def statistic(bars: Bars) -> Floats:
-    """The headline window's entropy before it is cut at 1."""
-    return _both(bars, HEADLINE_WINDOW)[0]
+def statistic(bars: Bars, w: int = HEADLINE_WINDOW) -> Floats:
+    """Bits of sign a move, given its size's quartile; 0 where nothing moved."""
+
+    def make() -> Floats:
+        octile, _ = _symbols(bars, w)
+        whole, sizes = np.zeros(bars.rows), np.zeros(bars.rows)
+        bars.kernels.entropy(_NINE[octile], 9, w, bars.first, whole)
+        bars.kernels.entropy(_SIZE[octile], 5, w, bars.first, sizes)
+        moves = 1.0 - bars.quiet_share(w)
+        nats = whole * math.log(9) - sizes * math.log(5)
+        bits = np.divide(nats, moves * math.log(2), out=np.zeros(bars.rows), where=moves > 0)
+        return bars.where_usable(bits, w, 2 * w)
+
+    return bars.cached((NAME, "signs", w), make)
 
 
 def percentile(bars: Bars) -> Floats:
@@ -81,5 +109,5 @@ def explain(row: Mapping[str, Any]) -> str:
     if value is None:
         return missing_because(row, "Entropy")
     share = number(row, f"{NAME}_percentile")
-    told = "moves are as varied as noise" if share is None or share > 0.05 else "moves are more ordered than noise"
+    told = "moves are as varied as noise" if share is None or share > LOW else "moves are more ordered than noise"
     return f"Entropy {value:.3f}{place(share)}: {told}."
