@@ -208,16 +208,13 @@ class Bars:
 
         return self.cached(("observed", w), make)
 
+    def observed_share(self, w: int) -> Floats:
+        """Share of the last w minutes that had a trade; minutes before the first row count as without."""
+        return np.divide(self._observed(w), w, out=self.column("observed_share") if w == HEADLINE_WINDOW else None)
+
     def quiet_share(self, w: int = HEADLINE_WINDOW) -> Floats:
         """Share of zero returns in the window, which its null depends on."""
-
-        def make() -> Floats:
-            out = np.empty(self.rows, np.int64)
-            still = self.cached("still", lambda: (self.returns == 0).view(np.uint8))
-            self.kernels.count_in_window(still, w, self.first, out)
-            return out / w
-
-        return self.cached(("quiet", w), make)
+        return self.quiet_minutes(w) / w
 
     def evenness(self, w: int = HEADLINE_WINDOW) -> Floats:
         """Mean over the window's blocks of 16 returns of mean |r| ÷ root mean square of those that moved: .82 for
@@ -230,9 +227,15 @@ class Bars:
 
         return self.cached(("evenness", w), make)
 
-    def observed_share(self, w: int) -> Floats:
-        """Share of the last w minutes that had a trade; minutes before the first row count as without."""
-        return np.divide(self._observed(w), w, out=self.column("observed_share") if w == HEADLINE_WINDOW else None)
+    def quiet_minutes(self, w: int = HEADLINE_WINDOW) -> npt.NDArray[np.int64]:
+        """Zero returns among the last w."""
+
+        def make() -> npt.NDArray[np.int64]:
+            out = np.empty(self.rows, np.int64)
+            self.kernels.count_in_window((self.returns == 0).view(np.uint8), w, self.first, out)
+            return out
+
+        return self.cached(("quiet", w), make)
 
     def usable(self, w: int, history: int | None = None) -> npt.NDArray[np.uint8]:
         """1 in rows whose last `history` (default w) returns are all known and whose window was observed enough."""

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, place, strength, trend_vote
@@ -58,10 +59,16 @@ def local_level_gain(q: float) -> float:
 
 
 def _whole(bars: Bars) -> Floats:
-    """Gap, slope and innovation of every minute, in log price."""
-    out = np.empty((3, bars.close.size))
-    bars.kernels.alpha_beta_filter(bars.returns, bars.run, *steady_state_gains(TRACKING_INDEX), out)
+    """Of every minute gap, slope and innovation in log price, and the slope's standard deviation if only the signs of
+    the moves were chance."""
+    out, gains = np.empty((4, bars.close.size)), steady_state_gains(TRACKING_INDEX)
+    bars.kernels.alpha_beta_filter(bars.returns, bars.run, *gains, out)
+    bars.kernels.sign_spread(bars.returns, *gains, out[3])
     return out
+
+
+def _usable(bars: Bars) -> npt.NDArray[np.uint8]:
+    return bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
 
 
 def remember(bars: Bars) -> None:
@@ -72,10 +79,9 @@ def remember(bars: Bars) -> None:
 def _filtered(bars: Bars) -> tuple[Floats, ...]:
     def make() -> tuple[Floats, ...]:
         scale, returns = bars.scale_before(), bars.returns[bars.first :]
-        usable = bars.usable(HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
         columns = tuple(bars.column(name) for name in _COLUMNS)
-        for raw, column in zip(bars.remembered(NAME, _whole), columns, strict=True):
-            bars.kernels.in_units(raw, scale, returns, usable, column)
+        for raw, column in zip(bars.remembered(NAME, _whole)[:3], columns, strict=True):
+            bars.kernels.in_units(raw, scale, returns, _usable(bars), column)
         return columns
 
     return bars.cached((NAME, "in units"), make)
@@ -86,23 +92,12 @@ def values(bars: Bars) -> dict[str, Floats]:
     return dict(zip(_COLUMNS, _filtered(bars), strict=True))
 
 
-def _against_chance(bars: Bars) -> Floats:
-    """The slope of every minute in standard deviations of chance signs; 0 before anything has moved."""
-    spread = np.empty(bars.close.size)
-    bars.kernels.sign_spread(bars.returns, *steady_state_gains(TRACKING_INDEX), spread)
-    slope = bars.cached(NAME, lambda: _whole(bars))[1]
-    return np.divide(slope, spread, out=np.zeros(spread.size), where=spread > 0)
-
-
 def statistic(bars: Bars) -> Floats:
     """The slope in standard deviations of chance signs; 0 where nothing moved for 240 minutes."""
-
-    def make() -> Floats:
-        ratio = bars.remembered((NAME, "against chance"), _against_chance)
-        moved = np.where(bars.quiet_share() < 1, ratio, 0.0)
-        return bars.where_usable(moved, HEADLINE_WINDOW, HEADLINE_WINDOW + FILTER_MEMORY)
-
-    return bars.cached((NAME, "statistic"), make)
+    _, slope, _, spread = bars.remembered(NAME, _whole)
+    out = np.empty(bars.rows)
+    bars.kernels.in_chance_units(slope, spread, bars.quiet_minutes(), HEADLINE_WINDOW, _usable(bars), out)
+    return out
 
 
 def percentile(bars: Bars) -> Floats:

@@ -29,6 +29,7 @@ __all__ = [
     "first_passage",
     "hamilton_filter",
     "hurst",
+    "in_chance_units",
     "in_units",
     "large_moves",
     "leaning_vote",
@@ -63,7 +64,6 @@ _F2 = "float64[:, ::1]"
 _F3 = "float64[:, :, ::1]"
 _I = "int64[::1]"
 _B = "uint8[::1]"
-_B2 = "uint8[:, ::1]"
 _U = "uint32[::1]"
 _S = "int32[::1]"
 
@@ -1108,54 +1108,42 @@ def normal_cdf(x: Floats, out: Floats) -> None:
         out[i] = 0.5 * math.erfc(-x[i] * math.sqrt(0.5))
 
 
-@_compiled(f"void({_F}, {_F}, {_F}, {_F}, {_F2}, {_F2}, {_F2}, {_F3}, {_F})")
+@_compiled(f"void({_F}, {_I}, {_F}, {_F2}, {_F2}, {_F2}, {_F3}, {_F})")
 def table_percentile(
-    x: Floats,
-    quiet: Floats,
-    reading: Floats,
-    levels: Floats,
-    readings: Floats,
-    low: Floats,
-    step: Floats,
-    shares: Floats,
-    out: Floats,
+    x: Floats, quiet: Integers, reading: Floats, nodes: Floats, low: Floats, step: Floats, shares: Floats, out: Floats
 ) -> None:
-    """Place of each x under its null: NullTable's knots and shares, interpolated between shares of quiet minutes,
-    between readings and between knots. Knots are equally spaced, so that nothing is searched."""
-    top, last, end = levels.size - 1, readings.shape[1] - 1, shares.shape[2] - 1
-    for i in range(x.size):
-        if math.isnan(x[i]):
-            out[i] = np.nan
+    """Place of each x under its null, tabulated for each count of quiet minutes and each node of the reading: shares at
+    equally spaced values from `low` on. Interpolated between nodes and between values; beyond the ends they hold."""
+    last = nodes.shape[1] - 1
+    end = np.int64(shares.shape[2] - 1)
+    for t in range(x.size):
+        value = x[t]
+        if math.isnan(value):
+            out[t] = np.nan
             continue
-        k = 0
-        while k + 1 < top and quiet[i] >= levels[k + 1]:
-            k += 1
-        k1 = min(k + 1, top)
-        v = 0.0
-        if k1 > k:
-            v = min(max((quiet[i] - levels[k]) / (levels[k1] - levels[k]), 0.0), 1.0)
-        j = 0
-        here = readings[k, 0] + v * (readings[k1, 0] - readings[k, 0])
+        q = np.uint64(quiet[t])
+        start = low[q, 0]
+        width = step[q, 0]
+        j = np.uint64(0)
         w = 0.0
-        while j < last:
-            after = readings[k, j + 1] + v * (readings[k1, j + 1] - readings[k, j + 1])
-            if reading[i] < after or j + 1 == last:
-                w = min(max((reading[i] - here) / (after - here), 0.0), 1.0)
-                break
-            here = after
-            j += 1
-        j1 = min(j + 1, last)
-        a, b, c, d = (1.0 - v) * (1.0 - w), (1.0 - v) * w, v * (1.0 - w), v * w
-        start = a * low[k, j] + b * low[k, j1] + c * low[k1, j] + d * low[k1, j1]
-        width = a * step[k, j] + b * step[k, j1] + c * step[k1, j] + d * step[k1, j1]
-        place = min(max((x[i] - start) / width, 0.0), float(end))
-        m = min(int(place), end - 1)
-        f = place - m
-        value = a * (shares[k, j, m] + f * (shares[k, j, m + 1] - shares[k, j, m]))
-        value += b * (shares[k, j1, m] + f * (shares[k, j1, m + 1] - shares[k, j1, m]))
-        value += c * (shares[k1, j, m] + f * (shares[k1, j, m + 1] - shares[k1, j, m]))
-        value += d * (shares[k1, j1, m] + f * (shares[k1, j1, m + 1] - shares[k1, j1, m]))
-        out[i] = value
+        if last > 0:
+            r = reading[t]
+            for a in range(1, last):
+                j += np.uint64(nodes[q, a] <= r)
+            after = j + np.uint64(1)
+            w = min(max((r - nodes[q, j]) / (nodes[q, after] - nodes[q, j]), 0.0), 1.0)
+            start = (1.0 - w) * low[q, j] + w * low[q, after]
+            width = (1.0 - w) * step[q, j] + w * step[q, after]
+        place = min(max((value - start) / width, 0.0), float(end))
+        whole = min(np.int64(place), end - 1)
+        f = place - whole
+        m = np.uint64(whole)
+        m1 = m + np.uint64(1)
+        result = shares[q, j, m] + f * (shares[q, j, m1] - shares[q, j, m])
+        if w > 0.0:
+            j += np.uint64(1)
+            result += w * ((shares[q, j, m] + f * (shares[q, j, m1] - shares[q, j, m])) - result)
+        out[t] = result
 
 
 @_compiled(f"void({_F}, {_F}, {_I}, int64, float64, {_F})")
@@ -1239,6 +1227,14 @@ def alpha_beta_filter(returns: Floats, run: Integers, alpha: float, beta: float,
         innovations[t] = innovation
 
 
+@_compiled(f"void({_F}, {_F}, {_F}, {_B}, {_F})")
+def in_units(x: Floats, scale: Floats, returns: Floats, usable: Bytes, out: Floats) -> None:
+    """x ÷ scale; without a scale 0 in a minute without a move and not a number in the minute that ends it."""
+    for i in range(x.size):
+        value = x[i] / scale[i] if scale[i] > 0.0 else (0.0 if returns[i] == 0.0 else np.nan)
+        out[i] = value if usable[i] != 0 else np.nan
+
+
 @_compiled(f"void({_F}, float64, float64, {_F})")
 def sign_spread(returns: Floats, alpha: float, beta: float, out: Floats) -> None:
     """Standard deviation of alpha_beta_filter's slope if only the signs of the returns were chance: √Σ h² r² with h
@@ -1253,12 +1249,12 @@ def sign_spread(returns: Floats, alpha: float, beta: float, out: Floats) -> None
         gap = keep * keep * innovation
         both = keep * (beta * innovation + cross)
         slope += beta * (2.0 * cross + beta * innovation)
-        out[t] = math.sqrt(max(slope, 0.0))
+        out[t] = math.sqrt(slope) if slope > 0.0 else 0.0
 
 
-@_compiled(f"void({_F}, {_F}, {_F}, {_B}, {_F})")
-def in_units(x: Floats, scale: Floats, returns: Floats, usable: Bytes, out: Floats) -> None:
-    """x ÷ scale; without a scale 0 in a minute without a move and not a number in the minute that ends it."""
-    for i in range(x.size):
-        value = x[i] / scale[i] if scale[i] > 0.0 else (0.0 if returns[i] == 0.0 else np.nan)
+@_compiled(f"void({_F}, {_F}, {_I}, int64, {_B}, {_F})")
+def in_chance_units(slope: Floats, spread: Floats, quiet: Integers, length: int, usable: Bytes, out: Floats) -> None:
+    """slope ÷ spread; 0 where all of the last `length` minutes were quiet or nothing ever moved."""
+    for i in range(slope.size):
+        value = slope[i] / spread[i] if spread[i] > 0.0 and quiet[i] < length else 0.0
         out[i] = value if usable[i] != 0 else np.nan

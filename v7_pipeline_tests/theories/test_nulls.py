@@ -192,10 +192,11 @@ def test_a_place_is_interpolated_between_knots_readings_and_quiet_shares() -> No
     low, step = np.array([[0.0, 10.0], [20.0, 30.0]]), np.ones((2, 2))
     shares = np.tile(np.linspace(0, 1, 11), (2, 2, 1))
     x = np.array([5.0, 15.0, 25.0, 10.0, 20.0, -9.0, 99.0, np.nan, 20.0])
-    quiet = np.array([0.0, 0.0, 0.4, 0.0, 0.2, 0.0, 0.9, 0.0, 0.2])
+    quiet = np.array([0, 0, 96, 0, 48, 0, 216, 0, 48])  # of 240: shares 0, .4, .2 and .9
     reading = np.array([1.0, 3.5, 2.0, 2.0, 2.5, 0.0, 9.0, 1.0, 3.0])
     out = np.empty(x.size)
-    kernels.table_percentile(x, quiet, reading, levels, readings, low, step, shares, out)
+    table = nulls.by_quiet_minutes(nulls.NullTable(levels, readings, low, step, shares))
+    kernels.table_percentile(x, quiet, reading, *table, out)
     # Tables shift: between low 0 and 10 lies low 5, not a mixture of both.
     assert out == pytest.approx([0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 1.0, np.nan, 0.25], nan_ok=True)
 

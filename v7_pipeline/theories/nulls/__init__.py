@@ -19,7 +19,10 @@ import numpy.typing as npt
 from v7_pipeline.store.schema import HEADLINE_WINDOW
 from v7_pipeline.theories.base import Bars, Floats
 
-__all__ = ["ABOUT", "FILE", "SHARE_UNITS", "NullTable", "about", "checksum", "load", "simulated_percentile"]
+__all__ = [
+    "ABOUT", "FILE", "SHARE_UNITS", "ByQuietMinutes", "NullTable", "about", "by_quiet_minutes", "checksum", "load",
+    "simulated_percentile",
+]  # fmt: skip
 
 FILE = "random_walk.npz"
 ABOUT = "random_walk.json"
@@ -77,10 +80,40 @@ def load(theory: str, window: int = HEADLINE_WINDOW) -> NullTable:
     return NullTable(levels, readings, low, step, shares / SHARE_UNITS)
 
 
+class ByQuietMinutes(NamedTuple):
+    """The table by count of quiet minutes (0 … HEADLINE_WINDOW), as kernels.table_percentile takes it."""
+
+    nodes: Floats
+    low: Floats
+    step: Floats
+    shares: Floats
+
+
+def by_quiet_minutes(table: NullTable) -> ByQuietMinutes:
+    """The table interpolated to each count of quiet minutes."""
+    levels, *tables = table
+    if levels.size == 1:
+        return ByQuietMinutes(*(np.repeat(each, HEADLINE_WINDOW + 1, axis=0) for each in tables))
+    share = np.clip(np.arange(HEADLINE_WINDOW + 1) / HEADLINE_WINDOW, levels[0], levels[-1])
+    below = np.clip(np.searchsorted(levels, share, side="right") - 1, 0, levels.size - 2)
+    weight = (share - levels[below]) / (levels[below + 1] - levels[below])
+
+    def mixed(each: Floats) -> Floats:
+        w = weight.reshape(-1, *[1] * (each.ndim - 1))
+        return (1 - w) * each[below] + w * each[below + 1]
+
+    return ByQuietMinutes(*(mixed(each) for each in tables))
+
+
+@cache
+def _counted(theory: str) -> ByQuietMinutes:
+    return by_quiet_minutes(load(theory))
+
+
 def simulated_percentile(theory: str, bars: Bars, statistic: Floats, reading: Floats | None = None) -> Floats:
     """Mid-rank place of each statistic of the headline window under random walks with its window's share of quiet
     minutes and its reading."""
     out = bars.column(f"{theory}_percentile")
-    reading = np.zeros(statistic.size) if reading is None else reading
-    bars.kernels.table_percentile(statistic, bars.quiet_share(), reading, *load(theory), out)
+    reading = statistic if reading is None else reading  # not looked at
+    bars.kernels.table_percentile(statistic, bars.quiet_minutes(), reading, *_counted(theory), out)
     return out
