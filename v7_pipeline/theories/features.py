@@ -6,13 +6,12 @@ Only frames in, frames out and the loop over symbols and theories; each theory's
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,20 +96,36 @@ def readings(
         rows += stretches[-1].rows
     # One block, filled in place: a year of three symbols is a gigabyte, and a copy of it another.
     block = np.empty((len(names), rows))
-    tasks = _tasks([each for each in stretches if each.rows], partial(_fill, block, names, look_back))
-    workers = min(threads or os.cpu_count() or 1, len(tasks))
-    if workers < 2 or rows + len(symbols) * look_back <= _FOR_ONE_THREAD:
-        for task in tasks:
-            task()
+    work = [stretch for stretch in stretches if stretch.rows]
+    fill = partial(_fill, block, names, look_back)
+    workers = min(threads or os.cpu_count() or 1, sum(len(stretch.cuts) for stretch in work))
+    if workers < 2 or rows + len(work) * look_back <= _FOR_ONE_THREAD:
+        for stretch in work:
+            whole = stretch.bars()
+            for begin, end in stretch.cuts:
+                fill(stretch, whole, begin, end)
     else:
-        with ThreadPoolExecutor(workers) as pool:
-            for done in [pool.submit(task) for task in tasks]:
-                done.result()
+        _share(work, fill, workers)
     return _frame(stretches, block, names)
 
 
+def _share(work: list[_Stretch], fill: Callable[[_Stretch, Bars, int, int], None], workers: int) -> None:
+    """Every cut of every stretch, by threads; this one makes the next stretch's bars meanwhile, two at most at once."""
+    running: list[list[Future[None]]] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for each in work:
+            for done in running.pop(0) if len(running) == 2 else []:
+                done.result()
+            whole = each.bars()
+            running.append([pool.submit(fill, each, whole, begin, end) for begin, end in each.cuts])
+            del whole  # a year's are 50 megabytes; they go with the last cut
+        for futures in running:
+            for done in futures:
+                done.result()
+
+
 class _Stretch:
-    """A symbol's wanted minutes: where they go in the block, their cuts, and bars that live while cuts need them."""
+    """A symbol's wanted minutes, where they go in the block, and how they are cut."""
 
     def __init__(self, make: Callable[[], Bars], minutes: Minutes, first: int, begin: int, chunk: int) -> None:
         self.minutes = minutes
@@ -122,28 +137,16 @@ class _Stretch:
         edges = [first + self.known.size * i // parts for i in range(parts + 1)] if parts else []
         self.cuts = list(pairwise(edges))  # of one size, at most `chunk`
         self._make = make
-        self._bars: Bars | None = None
-        self._left = len(self.cuts)
-        self._lock = threading.Lock()
 
-    def prepare(self) -> Bars:
-        """The bars with what the theories remember of them, made once."""
-        with self._lock:
-            if self._bars is None:
-                self._bars = self._make()
-                for entry in registry.THEORIES:
-                    remember = getattr(entry, "remember", None)
-                    if remember is not None:
-                        remember(self._bars)
-                self._bars.forget()
-            return self._bars
-
-    def done(self) -> None:
-        """One cut is done; after the last one the bars go (fifty megabytes a year)."""
-        with self._lock:
-            self._left -= 1
-            if self._left == 0:
-                self._bars = None
+    def bars(self) -> Bars:
+        """The symbol's bars with what the theories remember of them."""
+        bars = self._make()
+        for entry in registry.THEORIES:
+            remember = getattr(entry, "remember", None)
+            if remember is not None:
+                remember(bars)
+        bars.forget()
+        return bars
 
     def place(self, begin: int, end: int) -> tuple[npt.NDArray[np.bool_], slice]:
         """Which of these minutes have a price, and their rows in the block."""
@@ -153,30 +156,22 @@ class _Stretch:
         return known, slice(start, start + int(np.count_nonzero(known)))
 
 
-def _tasks(stretches: list[_Stretch], fill: Callable[[_Stretch, int, int], None]) -> list[Callable[[], object]]:
-    """Every cut of every stretch; each stretch is prepared one stretch ahead, so that no thread waits for it."""
-    tasks: list[Callable[[], object]] = [each.prepare for each in stretches[:1]]
-    for each, following in zip_longest(stretches, stretches[1:]):
-        if following is not None:
-            tasks.append(following.prepare)
-        tasks += [partial(fill, each, begin, end) for begin, end in each.cuts]
-    return tasks
-
-
-def _fill(block: Floats, names: list[str], look_back: int, stretch: _Stretch, begin: int, end: int) -> None:
+def _fill(
+    block: Floats, names: list[str], look_back: int, stretch: _Stretch, whole: Bars, begin: int, end: int
+) -> None:
     """All readings of some of a symbol's minutes, into their rows of the block."""
     known, rows = stretch.place(begin, end)
-    if known.any():
-        straight = bool(known.all())
-        columns = block[:, rows] if straight else np.empty((len(names), known.size))
-        into = dict(zip(names, columns, strict=True))
-        bars = stretch.prepare().part(max(begin - look_back, 0), begin, end, into)
-        for name, column in _columns(bars):
-            if column is not into[name]:
-                into[name][:] = column
-        if not straight:
-            np.compress(known, columns, axis=1, out=block[:, rows])
-    stretch.done()
+    if not known.any():
+        return
+    straight = bool(known.all())
+    columns = block[:, rows] if straight else np.empty((len(names), known.size))
+    into = dict(zip(names, columns, strict=True))
+    bars = whole.part(max(begin - look_back, 0), begin, end, into)
+    for name, column in _columns(bars):
+        if column is not into[name]:
+            into[name][:] = column
+    if not straight:
+        np.compress(known, columns, axis=1, out=block[:, rows])
 
 
 def _columns(bars: Bars) -> Iterator[tuple[str, Floats]]:
