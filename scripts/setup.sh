@@ -13,5 +13,6 @@ else
   "${pip[@]}" install -r requirements.lock
 fi
 "${pip[@]}" install --no-deps --no-build-isolation -e . 2>/dev/null || { "${pip[@]}" install setuptools wheel && "${pip[@]}" install --no-deps --no-build-isolation -e .; }
-# Byte code and kernels once, so that the first start does not pay for them.
+# Byte code and kernels once, so that no start pays for them (a read-only or byte-code-less machine would, every time).
+"$venv/bin/python" -m compileall -q -j 0 "$venv"/lib/python*/site-packages v7_pipeline >/dev/null 2>&1 || true  # some ship templates
 "$venv/bin/v7" warmup
