@@ -71,18 +71,9 @@ def _whole(bars: Bars) -> Floats:
     return out
 
 
-def _energy(bars: Bars) -> Floats:
-    """Root mean square of z over the last hour, of every minute."""
-    square = np.nan_to_num(_standardised(bars), nan=0.0) ** 2
-    out = np.zeros(square.size)
-    bars.kernels.window_sum(square, HOUR, bars.epoch, 0, out)
-    return np.sqrt(out / HOUR)
-
-
 def remember(bars: Bars) -> None:
     """Run the filter over the whole stretch."""
     bars.remembered(NAME, _whole)
-    bars.remembered((NAME, "energy"), _energy)
 
 
 def _filtered(bars: Bars) -> tuple[Floats, ...]:
@@ -108,7 +99,8 @@ def statistic(bars: Bars) -> Floats:
 
 def reading(bars: Bars) -> Floats:
     """Root mean square of z over the last hour, on which the null depends."""
-    return bars.remembered((NAME, "energy"), _energy)
+    z = _standardised(bars)
+    return np.sqrt(bars.window_sum(np.where(np.isnan(z), 0.0, z * z), HOUR) / HOUR)
 
 
 def percentile(bars: Bars) -> Floats:
