@@ -23,7 +23,7 @@ from scipy.stats import beta
 from v7_pipeline.sandbox.replay import read_recording
 from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES
 from v7_pipeline.theories import compute_features, registry
-from v7_pipeline.theories.base import Bars
+from v7_pipeline.theories.base import HIGH, LOW, Bars
 from v7_pipeline.theories.frames import as_grid
 from v7_pipeline.theories.nulls import load
 
@@ -103,7 +103,7 @@ def _null(axis: Any, name: str, bars: Bars) -> None:
     x, shares = _under_the_null(entry, bars, seen)
     axis.plot(x, shares, color=NULL, linewidth=1.4, label="noise")
     axis.plot(seen, np.arange(1, seen.size + 1) / seen.size, color=VALUE, linewidth=1.0, label="10–11 Dec 2023")
-    axis.axhspan(0.05, 0.95, color="black", alpha=0.05, linewidth=0)
+    axis.axhspan(LOW, HIGH, color="black", alpha=0.05, linewidth=0)
     axis.set_xlim(min(x[shares > 0.001][0], seen[0]), max(x[shares < 0.999][-1], seen[-1]))
     axis.set_title("distribution function of the statistic", fontsize=8)
     axis.legend(fontsize=7, loc="upper left")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from v7_pipeline.store.schema import THEORY_NAMES
+from v7_pipeline.theories.base import HIGH, LOW, SPEAKS
 
 __all__ = ["DAY_COLUMNS", "theories_plot"]
 
@@ -31,7 +32,7 @@ _MINUTES = 1440
 def theories_plot(day: pd.DataFrame, *, demo: bool) -> str:
     """Markdown with a picture: a panel a theory, its percentile over one UTC day in each symbol's colour.
 
-    day: DAY_COLUMNS, rows of one UTC day. The grey band is the central 90 % of noise; ticks below a panel are votes,
+    day: DAY_COLUMNS, rows of one UTC day. The grey band is the centre of noise, where a theory is silent; ticks below a panel are votes,
     up where bullish and down where bearish. Missing readings leave gaps.
     """
     from PIL import Image, ImageDraw, ImageFont
@@ -50,7 +51,7 @@ def theories_plot(day: pd.DataFrame, *, demo: bool) -> str:
         draw.line((at, baseline + 6, at + 14, baseline + 6), fill=colour, width=2)
         draw.text((at + 18, baseline), symbol, fill=_INK, font=font)
         at += 30 + int(draw.textlength(symbol, font=font))
-    told = f"{day['as_of'].min():%Y-%m-%d}, 0 to 24 h UTC; percentile under noise, 0 to 1; band: central 90 %"
+    told = f"{day['as_of'].min():%Y-%m-%d}, 0 to 24 h UTC; percentile under noise, 0 to 1; band: central {SPEAKS:.0%} of it"
     draw.text((at + 8, baseline), told, fill=_INK, font=font)
     if demo:
         draw.text(
@@ -75,7 +76,7 @@ def _panel(
     width, height = _PANEL_W - 2 * _LEFT, _PANEL_H - _TOP - _BOTTOM
     draw.text((left, corner[1] + 1), theory.replace("_", " "), fill=_INK, font=font)
     draw.rectangle((left, top, left + width, top + height), outline=_GRID)
-    draw.rectangle((left + 1, top + 0.05 * height, left + width - 1, top + 0.95 * height), fill=_NOISE)
+    draw.rectangle((left + 1, top + LOW * height, left + width - 1, top + HIGH * height), fill=_NOISE)
     draw.line((left, top + height / 2, left + width, top + height / 2), fill=_GRID)
     for symbol, colour in zip(symbols, _colours(symbols), strict=True):
         rows = day[day["symbol"] == symbol].sort_values("as_of")
