@@ -32,8 +32,8 @@ _MINUTES = 1440
 def theories_plot(day: pd.DataFrame, *, demo: bool) -> str:
     """Markdown with a picture: a panel a theory, its percentile over one UTC day in each symbol's colour.
 
-    day: DAY_COLUMNS, rows of one UTC day. The grey band is the centre of noise, where a theory is silent; ticks below a panel are votes,
-    up where bullish and down where bearish. Missing readings leave gaps.
+    day: DAY_COLUMNS, rows of one UTC day. The grey band is the centre of noise, where a theory is silent; ticks below a
+    panel are votes, up where bullish and down where bearish. Missing readings leave gaps.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -51,7 +51,9 @@ def theories_plot(day: pd.DataFrame, *, demo: bool) -> str:
         draw.line((at, baseline + 6, at + 14, baseline + 6), fill=colour, width=2)
         draw.text((at + 18, baseline), symbol, fill=_INK, font=font)
         at += 30 + int(draw.textlength(symbol, font=font))
-    told = f"{day['as_of'].min():%Y-%m-%d}, 0 to 24 h UTC; percentile under noise, 0 to 1; band: central {SPEAKS:.0%} of it"
+    told = (
+        f"{day['as_of'].min():%Y-%m-%d}, 0 to 24 h UTC; percentile under noise, 0 to 1; band: its central {SPEAKS:.0%}"
+    )
     draw.text((at + 8, baseline), told, fill=_INK, font=font)
     if demo:
         draw.text(
