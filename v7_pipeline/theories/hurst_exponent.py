@@ -59,35 +59,24 @@ def block_sizes(w: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _blocks(
-    kernels: Any, returns: Floats, first: int, windows: tuple[int, ...]
-) -> tuple[Floats, Floats, Floats, tuple[int, ...]]:
-    """R/S, its validity and F² of every block that ends in the windows of rows first … n; one row a block size."""
-    sizes = block_sizes(max(windows))
-    rs, valid, f2 = (np.zeros((len(sizes), returns.size)) for _ in range(3))
-    for k, size in enumerate(sizes):
-        longest = max(w for w in windows if size in block_sizes(w))
-        kernels.block_statistics(returns, size, max(first - longest + size, 0), rs[k], valid[k], f2[k])
-    return rs, valid, f2, sizes
-
-
-def _exponents(kernels: Any, blocks: Any, w: int, epoch: int, first: int, rows: int) -> tuple[Floats, Floats]:
-    rs, valid, f2, _ = blocks
-    sizes = block_sizes(w)
-    expected = np.array([anis_lloyd(n) for n in sizes])
-    out_rs, out_dfa = np.empty(rows), np.empty(rows)
-    kernels.hurst(rs, valid, f2, np.array(sizes, np.int64), expected, w, epoch, first, out_rs, out_dfa)
-    return out_rs, out_dfa
+def _exponents(
+    kernels: Any, returns: Floats, windows: tuple[int, ...], epoch: int, first: int
+) -> tuple[Floats, Floats]:
+    """Corrected R/S and DFA1 exponents of each window (row) that ends at first, first + 1 …"""
+    sizes = [block_sizes(w) for w in windows]
+    expected = np.array([anis_lloyd(n) for n in max(sizes, key=len)])
+    rs, fluctuation = (np.full((len(windows), returns.size - first), np.nan) for _ in range(2))
+    lengths, counts = np.array(windows, np.int64), np.array([len(each) for each in sizes], np.int64)
+    kernels.hurst(returns, lengths, counts, expected, epoch, first, rs, fluctuation)
+    return rs, fluctuation
 
 
 def _one_window(returns: npt.ArrayLike) -> tuple[float, float]:
     from v7_pipeline.theories import kernels
 
     data = np.array(returns, dtype=np.float64)
-    last = data.size - 1
-    blocks = _blocks(kernels, data, last, (data.size,))
-    rs, dfa = _exponents(kernels, blocks, data.size, 0, last, 1)
-    return float(rs[0]), float(dfa[0])
+    rs, fluctuation = _exponents(kernels, data, (data.size,), 0, data.size - 1)
+    return float(rs[0, 0]), float(fluctuation[0, 0])
 
 
 def rescaled_range(returns: npt.ArrayLike) -> float:
@@ -101,14 +90,17 @@ def dfa(returns: npt.ArrayLike) -> float:
 
 
 def _both(bars: Bars, w: int) -> tuple[Floats, Floats]:
-    windows = tuple(sorted({*bars.windows, HEADLINE_WINDOW}))
-    blocks = bars.cached((NAME, "blocks"), lambda: _blocks(bars.kernels, bars.returns, bars.first, windows))
+    """R/S and DFA1 exponents of the window, not cut; blocks are shared by all windows."""
+    windows = tuple(sorted({*bars.windows, HEADLINE_WINDOW, w}))
 
-    def make() -> tuple[Floats, Floats]:
-        rs, fluctuation = _exponents(bars.kernels, blocks, w, bars.epoch, bars.first, bars.rows)
-        return bars.where_usable(rs, w), bars.where_usable(fluctuation, w)
+    def make() -> dict[int, tuple[Floats, Floats]]:
+        every = zip(*_exponents(bars.kernels, bars.returns, windows, bars.epoch, bars.first), strict=True)
+        return {
+            each: (bars.where_usable(rs, each), bars.where_usable(fluctuation, each))
+            for each, (rs, fluctuation) in zip(windows, every, strict=True)
+        }
 
-    return bars.cached((NAME, w), make)
+    return bars.cached((NAME, windows), make)[w]
 
 
 def values(bars: Bars) -> dict[str, Floats]:

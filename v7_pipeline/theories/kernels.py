@@ -20,7 +20,6 @@ from numba import njit
 __all__ = [
     "absolute_changes",
     "alpha_beta_filter",
-    "block_statistics",
     "confirming_vote",
     "count_in_window",
     "drawdown",
@@ -66,6 +65,7 @@ _I = "int64[::1]"
 _B = "uint8[::1]"
 _U = "uint32[::1]"
 _S = "int32[::1]"
+_S2 = "int32[:, ::1]"
 
 
 def _compiled(signature: str) -> Any:
@@ -537,85 +537,301 @@ def lz_phrases(words: Words, windows: Integers, first: int, out: Floats) -> None
                 new = _phrase_end(words, p, start, longest, recent, follow, source, head, link)
 
 
-@_compiled(f"void({_F}, int64, int64, {_F}, {_F}, {_F})")
-def block_statistics(returns: Floats, size: int, start: int, rs: Floats, valid: Floats, f2: Floats) -> None:
-    """For each block of `size` returns ending at t ≥ start: R/S with population S (valid 0 where S is 0) and the
-    mean squared residual of its profile about a line (first-order detrended fluctuation)."""
-    middle = 0.5 * (size + 1)
-    sxx = size * (size * size - 1.0) / 12.0
-    for t in range(max(start, size - 1), returns.size):
-        block = returns[t - size + 1 : t + 1]
-        total = 0.0
-        power = 0.0
-        for i in range(size):
-            total += block[i]
-            power += block[i] * block[i]
-        mean = total / size
-        y = 0.0
-        low = 0.0
-        high = 0.0
-        square = 0.0
-        sum_y = 0.0
-        sum_yy = 0.0
-        sum_xy = 0.0
-        for i in range(size):
-            d = block[i] - mean
-            square += d * d
-            y += d
-            low = min(low, y)
-            high = max(high, y)
-            sum_y += y
-            sum_yy += y * y
-            sum_xy += (i + 1 - middle) * y
-        if square <= 1e-18 * power:  # a straight line up to rounding
-            rs[t] = 0.0
-            valid[t] = 0.0
-            f2[t] = 0.0
-        else:
-            rs[t] = (high - low) / math.sqrt(square / size)
-            valid[t] = 1.0
-            residual = sum_yy - sum_y * sum_y / size - sum_xy * sum_xy / sxx
-            f2[t] = max(residual, 0.0) / size
+# Blocks of 8, 16, 32 … returns share their work. Moments of a block of 2n come from those of its halves A and B, in
+# forms that only add squares (as Chan, Golub & LeVeque 1983 do), down to single returns: they depend on the block alone
+# and lose no digits where returns are nearly equal. Ranges have no such form: they are followed return by return, many
+# blocks abreast.
+_SMALLEST = 8
+_TILE = 2048
+_TILES = 2  # whose exponents are taken together
+_ABREAST = 256  # what so many blocks need stays in the first-level cache
+_TOTAL, _SPREAD, _CENTRE, _SLOPE, _RESIDUAL = range(5)
 
 
-@_compiled(f"void({_F2}, {_F2}, {_F2}, {_I}, {_F}, int64, int64, int64, {_F}, {_F})")
-def hurst(
+@_compiled(f"void(int64, int64, {_F2}, {_F2})")
+def _join_halves(n: int, width: int, half: Floats, whole: Floats) -> None:
+    """Moments of blocks of 2n that end at column n ≤ i < width from those of n that end at i − n (A) and i (B): sum,
+    squared deviations from the mean; of the partial sums mean, slope and squared residuals about their line."""
+    m = width - n
+    total_a, total_b, total = half[_TOTAL, :m], half[_TOTAL, n:width], whole[_TOTAL, n:width]
+    spread_a, spread_b, spread = half[_SPREAD, :m], half[_SPREAD, n:width], whole[_SPREAD, n:width]
+    for i in range(m):
+        d = total_b[i] - total_a[i]
+        total[i] = total_a[i] + total_b[i]
+        spread[i] = (spread_a[i] + spread_b[i]) + d * d / (2 * n)
+    centre_a, centre_b, centre = half[_CENTRE, :m], half[_CENTRE, n:width], whole[_CENTRE, n:width]
+    slope_a, slope_b, slope = half[_SLOPE, :m], half[_SLOPE, n:width], whole[_SLOPE, n:width]
+    residual_a, residual_b, residual = half[_RESIDUAL, :m], half[_RESIDUAL, n:width], whole[_RESIDUAL, n:width]
+    corner = n * (n * n - 1.0) / 6.0
+    offset = n * (n * n - 1.0) / (2.0 * (4.0 * n * n - 1.0))
+    turn = 3.0 * n / (4.0 * n * n - 1.0)
+    for i in range(m):
+        later = centre_b[i] + total_a[i]  # B's partial sums begin where A's end
+        both = 0.5 * (slope_a[i] + slope_b[i])
+        bend = 0.5 * (slope_a[i] - slope_b[i])
+        gap = (later - centre_a[i]) - n * both
+        centre[i] = 0.5 * (centre_a[i] + later)
+        slope[i] = both + turn * gap
+        residual[i] = (residual_a[i] + residual_b[i]) + (corner * bend * bend + offset * gap * gap)
+
+
+@_compiled(f"void({_F}, {_F}, int64, {_F}, {_F}, {_F})")
+def _extremes(x: Floats, mean: Floats, size: int, level: Floats, low: Floats, high: Floats) -> None:
+    """Lowest and highest partial sum (0 among them) of x[i] … x[i + size − 1] less mean[i], for every i.
+
+    `size` is a multiple of 8: written out by eights, a level and its extremes are fetched and put back once in eight
+    steps."""
+    n = mean.size
+    for i in range(n):
+        level[i] = 0.0
+        low[i] = 0.0
+        high[i] = 0.0
+    for k in range(0, size, 8):
+        z = x[k:]
+        for i in range(n):
+            m = mean[i]
+            y = level[i]
+            a = low[i]
+            b = high[i]
+            y += z[i] - m
+            a = y if y < a else a
+            b = y if y > b else b
+            y += z[i + 1] - m
+            a = y if y < a else a
+            b = y if y > b else b
+            y += z[i + 2] - m
+            a = y if y < a else a
+            b = y if y > b else b
+            y += z[i + 3] - m
+            a = y if y < a else a
+            b = y if y > b else b
+            y += z[i + 4] - m
+            a = y if y < a else a
+            b = y if y > b else b
+            y += z[i + 5] - m
+            a = y if y < a else a
+            b = y if y > b else b
+            y += z[i + 6] - m
+            a = y if y < a else a
+            b = y if y > b else b
+            y += z[i + 7] - m
+            a = y if y < a else a
+            b = y if y > b else b
+            level[i] = y
+            low[i] = a
+            high[i] = b
+
+
+@_compiled(f"void({_F}, int64, int64, int64, {_F2}, {_F2}, {_F2}, {_F2}, {_S2}, {_F2})")
+def _block_statistics(
+    returns: Floats,
+    base: int,
+    start: int,
+    stop: int,
+    half: Floats,
+    whole: Floats,
+    abreast: Floats,
     rs: Floats,
-    valid: Floats,
+    still: Places,
     f2: Floats,
-    sizes: Integers,
+) -> None:
+    """For each block of 8, 16, 32 … returns (a row each) that ends at t = start … stop − 1, into column t − base: R/S
+    with population S, 0 where all returns are equal; how many such blocks ended since base; and squared residuals of
+    its profile about a line. The rest is scratch: 5 × (largest block + _TILE), twice, and 4 × _ABREAST."""
+    rows = rs.shape[0]
+    largest = _SMALLEST << (rows - 1)
+    mean, level, low, high = abreast[0], abreast[1], abreast[2], abreast[3]
+    for begin in range(start, stop, _TILE):
+        end = min(begin + _TILE, stop)
+        past = min(begin, largest)
+        # Column i of these belongs to minute begin − past + i.
+        x = returns[begin - past : end]
+        width = x.size
+        half[_TOTAL, :width] = x
+        half[_CENTRE, :width] = x
+        half[_SPREAD, :width] = 0.0
+        half[_SLOPE, :width] = 0.0
+        half[_RESIDUAL, :width] = 0.0
+        size = 1
+        row = -3
+        while row < rows - 1:
+            _join_halves(size, width, half, whole)
+            half, whole = whole, half
+            size *= 2
+            row += 1
+            t = max(begin, size - 1)
+            while row >= 0 and t < end:
+                lanes = min(_ABREAST, end - t)
+                i = t - begin + past
+                column = t - base
+                total, spread = half[_TOTAL, i : i + lanes], half[_SPREAD, i : i + lanes]
+                residual = half[_RESIDUAL, i : i + lanes]
+                for j in range(lanes):
+                    mean[j] = total[j] / size
+                _extremes(x[i - size + 1 :], mean[:lanes], size, level, low, high)
+                out_rs, out_f2 = rs[row, column : column + lanes], f2[row, column : column + lanes]
+                for j in range(lanes):
+                    moved = spread[j] > 1e-18 * (spread[j] + total[j] * mean[j])  # not a straight line up to rounding
+                    out_rs[j] = (high[j] - low[j]) / math.sqrt(spread[j] / size) if moved else 0.0
+                    out_f2[j] = residual[j] if moved else 0.0
+                count = still[row, column - 1] if column > 0 else 0
+                out_still = still[row, column : column + lanes]
+                for j in range(lanes):
+                    count += out_rs[j] == 0.0
+                    out_still[j] = count
+                t += lanes
+
+
+@_compiled(f"void({_F}, {_F}, int64, int64, int64, {_F}, {_F})")
+def _two_sums(x: Floats, y: Floats, length: int, epoch: int, begin: int, sum_x: Floats, sum_y: Floats) -> None:
+    """Sums of the last `length` values of x and of y up to begin, begin + 1 … ≥ length − 1; as window_sum makes them,
+    both side by side, because each waits for its own last addition only."""
+    n = x.size
+    start = begin - length + 1
+    tail = np.zeros((2, length + 1))
+    fresh = np.zeros((2, length + 1))
+    head = np.zeros((2, length))
+    block = start - (epoch + start) % length
+    while block < n:
+        low = max(block, start)
+        phase = low - block
+        u = x[low : min(block + length, n)]
+        v = y[low : min(block + length, n)]
+        size = u.size
+        head_u, head_v = head[0], head[1]
+        end_u, end_v = fresh[0, phase:], fresh[1, phase:]
+        ahead_u = ahead_v = behind_u = behind_v = 0.0
+        for j in range(size):
+            ahead_u += u[j]
+            ahead_v += v[j]
+            head_u[j] = ahead_u
+            head_v[j] = ahead_v
+            behind_u += u[size - 1 - j]
+            behind_v += v[size - 1 - j]
+            end_u[size - 1 - j] = behind_u
+            end_v[size - 1 - j] = behind_v
+        skip = max(begin - low, 0)
+        if skip < size:
+            out_u, out_v = sum_x[low + skip - begin :], sum_y[low + skip - begin :]
+            tail_u, tail_v = tail[0, phase + skip + 1 :], tail[1, phase + skip + 1 :]
+            upto_u, upto_v = head[0, skip:size], head[1, skip:size]
+            for j in range(upto_u.size):
+                out_u[j] = tail_u[j] + upto_u[j]
+                out_v[j] = tail_v[j] + upto_v[j]
+        tail, fresh = fresh, tail
+        block += length
+
+
+@_compiled(f"void({_F}, int64, {_F})")
+def _times_power(x: Floats, power: int, product: Floats) -> None:
+    """product ·= x^power, −5 ≤ power ≤ 5."""
+    size = abs(power)
+    for i in range(x.size):
+        y = x[i]
+        square = y * y
+        raised = y if size == 1 else (square if size == 2 else (square * y if size == 3 else square * square))
+        raised = square * square * y if size == 5 else (1.0 if size == 0 else raised)
+        product[i] = product[i] / raised if power < 0 else product[i] * raised
+
+
+@_compiled(f"void({_F2}, {_S2}, {_F2}, {_F}, int64, int64, int64, {_F2}, {_F}, {_F})")
+def _slopes(
+    rs: Floats,
+    still: Places,
+    f2: Floats,
     expected: Floats,
     length: int,
+    epoch: int,
+    begin: int,
+    scratch: Floats,
+    out_rs: Floats,
+    out_dfa: Floats,
+) -> None:
+    """Exponents of the windows that end at columns begin, begin + 1 … of _block_statistics, of its first expected.size
+    rows; not a number where nothing moved. `epoch` is column 0's.
+
+    Sizes double, so their logs less their mean are ½ log 2 · e with e = 1 − k, 3 − k … k − 1, and a slope is the log of
+    one product of means^e: one logarithm for all sizes. Means are taken in units of the first one."""
+    k = expected.size
+    rows = out_rs.size
+    mean_rs, mean_f2, unit_rs, unit_f2 = scratch[0, :rows], scratch[1, :rows], scratch[2, :rows], scratch[3, :rows]
+    product_rs, product_f2 = scratch[4, :rows], scratch[5, :rows]
+    product_rs[:] = 1.0
+    product_f2[:] = 1.0
+    known_rs = known_f2 = powers = 0.0
+    for i in range(k):
+        size = _SMALLEST << i
+        e = 2 * i - (k - 1)
+        powers += e * e
+        known_rs += e * math.log(expected[i])
+        blocks = length - size + 1
+        known_f2 += e * math.log(float(blocks * size))
+        _two_sums(rs[i, : begin + rows], f2[i, : begin + rows], blocks, epoch, begin, mean_rs, mean_f2)
+        upto, before = still[i, begin:], still[i, begin - blocks :]
+        if i == 0:
+            for j in range(rows):
+                unit_rs[j] = (blocks - (upto[j] - before[j])) / mean_rs[j]
+                unit_f2[j] = 1.0 / mean_f2[j]
+        else:
+            for j in range(rows):
+                mean_rs[j] = mean_rs[j] / (blocks - (upto[j] - before[j])) * unit_rs[j]
+                mean_f2[j] *= unit_f2[j]
+            _times_power(mean_rs, e, product_rs)
+            _times_power(mean_f2, e, product_f2)
+    for j in range(rows):
+        p = product_rs[j]
+        q = product_f2[j]
+        out_rs[j] = 0.5 + 2.0 * (math.log(p) - known_rs) / (powers * math.log(2.0)) if 0.0 < p < np.inf else np.nan
+        out_dfa[j] = (math.log(q) - known_f2) / (powers * math.log(2.0)) if 0.0 < q < np.inf else np.nan
+
+
+@_compiled(f"void({_F}, {_I}, {_I}, {_F}, int64, int64, {_F2}, {_F2})")
+def hurst(
+    returns: Floats,
+    windows: Integers,
+    sizes: Integers,
+    expected: Floats,
     epoch: int,
     first: int,
     out_rs: Floats,
     out_dfa: Floats,
 ) -> None:
-    """Slopes on log size of log mean R/S, minus that of its expectation, plus ½; and of half log mean F²."""
-    k = sizes.size
-    rows = out_rs.size
-    x = np.log(sizes.astype(np.float64))
-    x -= x.mean()
-    coefficient = x / (x * x).sum()
-    out_rs[:] = 0.5
-    out_dfa[:] = 0.0
-    sums = np.zeros(rows)
-    counts = np.zeros(rows)
-    for i in range(k):
-        blocks = length - sizes[i] + 1
-        window_sum(rs[i], blocks, epoch, first, sums)
-        window_sum(valid[i], blocks, epoch, first, counts)
-        for j in range(rows):
-            if counts[j] > 0.0 and sums[j] > 0.0:
-                out_rs[j] += coefficient[i] * (math.log(sums[j] / counts[j]) - math.log(expected[i]))
-            else:
-                out_rs[j] = np.nan
-        window_sum(f2[i], blocks, epoch, first, sums)
-        for j in range(rows):
-            if sums[j] > 0.0:
-                out_dfa[j] += 0.5 * coefficient[i] * math.log(sums[j] / blocks)
-            else:
-                out_dfa[j] = np.nan
+    """For the last windows[w] returns (row w), whose largest sizes[w] block sizes are 8, 16 …: slope on log size of log
+    mean R/S minus that of its expectation, plus ½; and of half log mean F². Not a number where nothing moved.
+
+    Rows are done by the few thousand, so that blocks and their sums stay in the second-level cache."""
+    longest = windows.max()
+    rows = sizes.max()
+    n = returns.size
+    width = min(longest + _TILES * _TILE, n)
+    largest = _SMALLEST << (rows - 1)
+    rs = np.zeros((rows, width))
+    f2 = np.zeros((rows, width))
+    still = np.zeros((rows, width), np.int32)
+    half = np.empty((5, largest + _TILE))
+    whole = np.empty((5, largest + _TILE))
+    abreast = np.empty((4, _ABREAST))
+    scratch = np.empty((6, _TILES * _TILE))
+    base = max(first - longest, 0)
+    known = base
+    for begin in range(first, n, _TILES * _TILE):
+        end = min(begin + _TILES * _TILE, n)
+        shift = max(begin - longest, 0) - base
+        if shift > 0:
+            for i in range(rows):
+                for j in range(known - base - shift):
+                    rs[i, j] = rs[i, j + shift]
+                    f2[i, j] = f2[i, j + shift]
+                    still[i, j] = still[i, j + shift]
+            base += shift
+        _block_statistics(returns, base, known, end, half, whole, abreast, rs, still, f2)
+        known = end
+        for w in range(windows.size):
+            t = max(begin, windows[w] - 1)
+            if t < end:
+                means, at = expected[: sizes[w]], t - base
+                own_rs, own_dfa = out_rs[w, t - first : end - first], out_dfa[w, t - first : end - first]
+                _slopes(rs, still, f2, means, windows[w], epoch + base, at, scratch, own_rs, own_dfa)
 
 
 @_compiled(f"void({_F}, {_F2}, {_F2})")
