@@ -277,69 +277,83 @@ def confirming_vote(percentile: Floats, score: Floats, direction: Floats, speaks
 def symbolize(returns: Floats, scale: Floats, octile: Bytes, word: Bytes) -> None:
     """Each return's octile of N(0, 1) in units of the scale one bar earlier (8 where it is zero), and the ternary
     word of the last three returns (0 … 26). Thresholds act on |r|, so that a mirrored path has mirrored symbols."""
-    older = 1
-    old = 1
-    for t in range(returns.size):
-        r = returns[t]
-        s = scale[t - 1] if t > 0 else 0.0
+    n = returns.size
+    if n == 0:
+        return
+    octile[0] = 8 if returns[0] == 0.0 else (7 if returns[0] > 0.0 else 0)  # there is no scale before the first one
+    digits = np.empty(n + 2, np.uint8)
+    digits[:2] = 1
+    digits[2] = 1 if returns[0] == 0.0 else (2 if returns[0] > 0.0 else 0)
+    later, cells, own = returns[1:], octile[1:], digits[3:]
+    for t in range(n - 1):
+        r = later[t]
+        s = scale[t]
         a = abs(r)
-        if r == 0.0:
-            octile[t] = 8
-        else:
-            level = 0
-            if a >= 0.31863936396437514 * s:
-                level = 1
-            if a >= 0.6744897501960817 * s:
-                level = 2
-            if a >= 1.1503493803760079 * s:
-                level = 3
-            octile[t] = 4 + level if r > 0.0 else 3 - level
-        digit = 1
-        if r != 0.0 and a >= 0.4307272992954576 * s:
-            digit = 2 if r > 0.0 else 0
-        word[t] = 9 * older + 3 * old + digit
-        older = old
-        old = digit
+        level = np.uint8(a >= 0.31863936396437514 * s) + np.uint8(a >= 0.6744897501960817 * s)
+        level += np.uint8(a >= 1.1503493803760079 * s)
+        signed = 4 + level if r > 0.0 else 3 - level
+        cells[t] = 8 if r == 0.0 else signed
+        far = r != 0.0 and a >= 0.4307272992954576 * s
+        digit = 2 if r > 0.0 else 0
+        own[t] = digit if far else 1
+    older, old, new = digits[:n], digits[1:], digits[2:]
+    for t in range(n):
+        word[t] = 9 * older[t] + 3 * old[t] + new[t]
 
 
 @_compiled(f"void({_B}, int64, int64, int64, {_F})")
 def entropy(symbols: Bytes, alphabet: int, length: int, first: int, out: Floats) -> None:
     """Miller–Madow entropy of the last `length` symbols ÷ log(alphabet), not clipped.
 
-    The symbol `alphabet` lies on the edge of the two middle cells and is counted in the fuller one. Counts are
-    integers; cells are added in mirrored pairs, so that mirrored symbols give the same bits."""
+    The symbol `alphabet` lies on the edge of the two middle cells and is counted in the fuller one. Sums of c log c are
+    kept in fixed point, 60 bits for the largest: whole numbers forget what has left the window without a trace, and
+    mirrored symbols give the same bits."""
     n = symbols.size
     begin = max(first, length - 1)
     if begin >= n:
         return
-    table = np.zeros(length + 1)
+    unit = 2.0 ** math.floor(60.0 - math.log2(length * math.log(length) + 1.0))
+    table = np.zeros(length + 2, np.int64)
     for c in range(2, length + 1):
-        table[c] = c * math.log(c)
-    counts = np.zeros(alphabet + 1, np.int64)
+        table[c] = np.int64(c * math.log(c) * unit + 0.5)
+    steps = np.zeros(length + 2, np.int64)
+    steps[: length + 1] = table[1:] - table[: length + 1]
+    counts = np.zeros(256, np.uint64)
+    one = np.uint64(1)
+    total = np.int64(0)
+    cells = np.int64(0)
     for t in range(begin - length + 1, begin):
-        counts[symbols[t]] += 1
-    half = alphabet // 2
-    for t in range(begin, n):
-        counts[symbols[t]] += 1
+        symbol = symbols[t]
+        c = counts[symbol]
+        total += steps[c]
+        cells += c == 0
+        counts[symbol] = c + one
+    here = alphabet // 2
+    half = np.uint64(here)
+    scale = 1.0 / math.log(alphabet)
+    most = math.log(length) * scale
+    a_total = scale / (length * unit)
+    a_cell = scale / (2.0 * length)
+    oldest, newest, result = symbols[begin - length + 1 :], symbols[begin:], out[begin - first :]
+    for t in range(n - begin):
+        symbol = newest[t]
+        c = counts[symbol]
+        total += steps[c]
+        cells += c == 0
+        counts[symbol] = c + one
+        summed = total
+        filled = cells
         edge = counts[alphabet]
-        fuller = half if counts[half] >= counts[half - 1] else half - 1
-        counts[fuller] += edge
-        total = 0.0
-        cells = 0
-        for i in range(half):
-            a = counts[i]
-            b = counts[alphabet - 1 - i]
-            total += table[a] + table[b]
-            cells += (a > 0) + (b > 0)
-        if alphabet % 2 == 1:
-            total += table[counts[half]]
-            cells += counts[half] > 0
-        counts[fuller] -= edge
-        value = 0.0
-        if cells > 1:
-            value = math.log(length) - total / length + (cells - 1) / (2.0 * length)
-        out[t - first] = value / math.log(alphabet)
-        counts[symbols[t - length + 1]] -= 1
+        if edge != 0:
+            fuller = max(counts[half], counts[half - one])
+            summed += table[fuller + edge] - table[fuller] - table[edge]
+            filled -= fuller != 0
+        result[t] = most - summed * a_total + (filled - 1) * a_cell if filled > 1 else 0.0
+        symbol = oldest[t]
+        c = counts[symbol] - one
+        total -= steps[c]
+        cells -= c == 0
+        counts[symbol] = c
 
 
 @_compiled(f"void({_B}, {_U})")
