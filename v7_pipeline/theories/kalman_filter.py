@@ -59,11 +59,16 @@ def local_level_gain(q: float) -> float:
 
 
 def _whole(bars: Bars) -> Floats:
-    """Of every minute gap, slope and innovation in log price, and the slope's standard deviation if only the signs of
-    the moves were chance."""
-    out, gains = np.empty((4, bars.close.size)), steady_state_gains(TRACKING_INDEX)
-    bars.kernels.alpha_beta_filter(bars.returns, bars.run, *gains, out)
-    bars.kernels.sign_spread(bars.returns, *gains, out[3])
+    """Gap, slope and innovation of every minute, in log price."""
+    out = np.empty((3, bars.close.size))
+    bars.kernels.alpha_beta_filter(bars.returns, bars.run, *steady_state_gains(TRACKING_INDEX), out)
+    return out
+
+
+def _spread(bars: Bars) -> Floats:
+    """The slope's standard deviation at every minute if only the signs of the moves were chance."""
+    out = np.empty(bars.close.size)
+    bars.kernels.sign_spread(bars.returns, *steady_state_gains(TRACKING_INDEX), out)
     return out
 
 
@@ -74,13 +79,14 @@ def _usable(bars: Bars) -> npt.NDArray[np.uint8]:
 def remember(bars: Bars) -> None:
     """Run the filter over the whole stretch."""
     bars.remembered(NAME, _whole)
+    bars.remembered((NAME, "spread"), _spread)
 
 
 def _filtered(bars: Bars) -> tuple[Floats, ...]:
     def make() -> tuple[Floats, ...]:
         scale, returns = bars.scale_before(), bars.returns[bars.first :]
         columns = tuple(bars.column(name) for name in _COLUMNS)
-        for raw, column in zip(bars.remembered(NAME, _whole)[:3], columns, strict=True):
+        for raw, column in zip(bars.remembered(NAME, _whole), columns, strict=True):
             bars.kernels.in_units(raw, scale, returns, _usable(bars), column)
         return columns
 
@@ -94,7 +100,7 @@ def values(bars: Bars) -> dict[str, Floats]:
 
 def statistic(bars: Bars) -> Floats:
     """The slope in standard deviations of chance signs; 0 where nothing moved for 240 minutes."""
-    _, slope, _, spread = bars.remembered(NAME, _whole)
+    slope, spread = bars.remembered(NAME, _whole)[1], bars.remembered((NAME, "spread"), _spread)
     out = np.empty(bars.rows)
     bars.kernels.in_chance_units(slope, spread, bars.quiet_minutes(), HEADLINE_WINDOW, _usable(bars), out)
     return out

@@ -848,34 +848,68 @@ def hurst(
                 _slopes(rs, still, f2, means, windows[w], epoch + base, at, scratch, own_rs, own_dfa)
 
 
+@_compiled(f"void({_F}, int64, {_F})")
+def _add_earlier(x: Floats, lag: int, out: Floats) -> None:
+    """x(t) + x(t − lag); the first `lag` are left as they are."""
+    later, earlier, sums = x[lag:], x[: x.size - lag], out[lag:]
+    for j in range(later.size):
+        sums[j] = later[j] + earlier[j]
+
+
+@_compiled(f"void({_F}, int64, {_F2}, {_F}, {_F})")
+def _sum_before(x: Floats, count: int, spare: Floats, own: Floats, out: Floats) -> None:
+    """x from 31 on into `own`, and into `out` the sums of the last 15, 14 or 8 of x there, from pairs of sums."""
+    m = x.size
+    pairs, fours, eights = spare[0, :m], spare[1, :m], spare[2, :m]
+    _add_earlier(x, 1, pairs)
+    _add_earlier(pairs, 2, fours)
+    _add_earlier(fours, 4, eights)
+    n = m - 31
+    now, eight = x[31:], eights[31:]
+    for j in range(n):
+        own[j] = now[j]
+        out[j] = eight[j]
+    if count > 8:
+        four, pair, last = fours[23:], pairs[19:], x[17:]
+        if count == 15:
+            for j in range(n):
+                out[j] = (eight[j] + four[j]) + (pair[j] + last[j])
+        else:
+            for j in range(n):
+                out[j] = (eight[j] + four[j]) + pair[j]
+
+
 @_compiled(f"void({_F}, {_F2}, {_F2})")
 def absolute_changes(returns: Floats, changes: Floats, sums: Floats) -> None:
     """|p(t) − p(t − k)| for k = 1, 2, 8, 16 (rows of `changes`), and of the first three the sums of the last 15, 14
-    and 8: what their longer windows hold beyond that of k = 16."""
+    and 8: what their longer windows hold beyond that of k = 16. Before the first minute nothing moves."""
     n = returns.size
-    change = returns.copy()
-    row = 0
-    lag = 1
-    for i in range(5):
-        if i > 0:
-            half = lag // 2
-            for t in range(n - 1, half - 1, -1):
-                change[t] += change[t - half]
-        if i != 2:
-            out = changes[row]
-            for t in range(n):
-                out[t] = abs(change[t])
-            row += 1
-        lag *= 2
-    for i in range(3):
-        x = changes[i]
-        out = sums[i]
-        extra = 15 if i == 0 else (14 if i == 1 else 8)
-        out[:] = 0.0
-        for back in range(extra):
-            later = out[back:]
-            for t in range(n - back):
-                later[t] += x[t]
+    size = 1024  # with the 31 before: in the nearest cache
+    r = np.zeros(size + 31)
+    absolute = np.zeros(size + 31)
+    work = np.zeros((3, size + 31))
+    spare = np.zeros((3, size + 31))
+    for begin in range(0, n, size):
+        m = min(size, n - begin) + 31
+        if begin > 0:
+            for j in range(31):
+                r[j] = r[j + size]
+        own, steps = r[31:m], returns[begin:]
+        for j in range(own.size):
+            own[j] = steps[j]
+        two, four, eight = work[0, :m], work[1, :m], work[2, :m]
+        _add_earlier(r[:m], 1, two)
+        _add_earlier(two, 2, four)
+        _add_earlier(four, 4, eight)
+        for k in range(3):
+            x = r[:m] if k == 0 else (two if k == 1 else eight)
+            sizes = absolute[:m]
+            for j in range(m):
+                sizes[j] = abs(x[j])
+            _sum_before(sizes, 15 if k == 0 else (14 if k == 1 else 8), spare, changes[k, begin:], sums[k, begin:])
+        far, later, earlier = changes[3, begin:], eight[31:], eight[23:]
+        for j in range(later.size):
+            far[j] = abs(later[j] + earlier[j])
 
 
 @_compiled(f"void({_F2}, {_F2}, int64, int64, int64, {_B}, {_F})")
@@ -1408,31 +1442,64 @@ def evenness(returns: Floats, length: int, epoch: int, first: int, out: Floats) 
         out[t] /= blocks
 
 
+@_compiled("float64(float64)")
+def _exp_small(x: float) -> float:
+    """exp(x) for 0 ≤ x ≤ 1 to the last bits, without a call: a loop over it becomes vector code."""
+    y = 1.0
+    for k in range(18, 0, -1):
+        y = 1.0 + y * x * (1.0 / k)
+    return y
+
+
 @_compiled(f"void({_F}, {_I}, float64, float64, {_F2})")
 def hamilton_filter(z: Floats, run: Integers, mu: float, stay: float, out: Floats) -> None:
-    """Filtered P(falling), P(driftless), P(rising) of unit-variance steps with drift −mu, 0, +mu.
+    """Filtered P(falling), P(driftless), P(rising) of unit-variance steps with drift −mu, 0, +mu; mu · |z| at most 1.
 
-    A missing z carries no information; run = 0 starts again from the stationary third each."""
+    A missing z carries no information; run = 0 starts again from the stationary third each. The recursion is linear
+    but for its scale: probabilities are divided by their sum beside it, and the scale is renewed every 64 steps."""
     move = 0.5 * (1.0 - stay)
+    keep = stay - move
+    neutral = math.exp(-0.5 * mu * mu)
     bear = bull = side = 1.0 / 3.0
-    falling, driftless, rising = out[0], out[1], out[2]
-    for t in range(z.size):
-        if run[t] == 0:
-            bear = bull = side = 1.0 / 3.0
-        else:
-            ahead_bear = stay * bear + move * (side + bull)
-            ahead_side = stay * side + move * (bear + bull)
-            ahead_bull = stay * bull + move * (side + bear)
-            if not math.isnan(z[t]):
-                ahead_bear *= math.exp(-mu * z[t] - 0.5 * mu * mu)
-                ahead_bull *= math.exp(mu * z[t] - 0.5 * mu * mu)
-            total = (ahead_bear + ahead_bull) + ahead_side
-            bear = ahead_bear / total
-            side = ahead_side / total
-            bull = ahead_bull / total
-        falling[t] = bear
-        driftless[t] = side
-        rising[t] = bull
+    falls = np.empty(64)
+    rises = np.empty(64)
+    for begin in range(0, z.size, 64):
+        steps = z[begin : begin + 64]
+        known = run[begin : begin + 64]
+        falling, driftless, rising = out[0, begin:], out[1, begin:], out[2, begin:]
+        for j in range(steps.size):
+            step = steps[j]
+            there = step == step
+            likelier = _exp_small(mu * abs(step) if there else 0.0)
+            rarer = neutral / likelier
+            likelier *= neutral
+            up = likelier if step > 0.0 else rarer
+            down = rarer if step > 0.0 else likelier
+            rises[j] = up if there else 1.0
+            falls[j] = down if there else 1.0
+        total = (bear + bull) + side
+        for j in range(steps.size):
+            if known[j] == 0:
+                bear = bull = side = 1.0 / 3.0
+                total = 1.0
+            else:
+                up = rises[j]
+                down = falls[j]
+                # The sum's own recursion: waiting for the three and adding them would take twice as long.
+                after = (keep * down * bear + keep * up * bull) + (keep * side + (move * (up + down) + move) * total)
+                bear = keep * down * bear + move * down * total
+                bull = keep * up * bull + move * up * total
+                side = keep * side + move * total
+                total = after
+            falling[j] = bear
+            driftless[j] = side
+            rising[j] = bull
+        for j in range(steps.size):
+            total = (falling[j] + rising[j]) + driftless[j]
+            falling[j] /= total
+            driftless[j] /= total
+            rising[j] /= total
+        bear, side, bull = falling[steps.size - 1], driftless[steps.size - 1], rising[steps.size - 1]
 
 
 @_compiled(f"void({_F}, {_I}, float64, float64, {_F2})")
