@@ -76,14 +76,22 @@ class Browser:
         self.until(f"text {' / '.join(texts)}", look, patience_s)
 
     def press(self, text: str, patience_s: float = _PATIENCE_S) -> None:
-        """Press the shown and enabled button, tab or link that carries exactly `text`."""
+        """Press the first shown and enabled button, tab or link that carries exactly `text`."""
+        self._press(text, 0, patience_s)
+
+    def press_last(self, text: str, patience_s: float = _PATIENCE_S) -> None:
+        """Press the last one."""
+        self._press(text, -1, patience_s)
+
+    def _press(self, text: str, place: int, patience_s: float) -> None:
         from selenium.webdriver.common.by import By
 
         quoted = f"[self::button or self::a or @role='button' or @role='tab'][normalize-space(.)={text!r}]"
 
         def look() -> Any:
             found = self.driver.find_elements(By.XPATH, f"//*{quoted}")
-            return next((one for one in found if one.is_displayed() and one.is_enabled()), None)
+            usable = [one for one in found if one.is_displayed() and one.is_enabled()]
+            return usable[place] if usable else None
 
         self.until(f"button {text!r}", look, patience_s).click()
 

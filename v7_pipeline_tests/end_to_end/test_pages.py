@@ -24,6 +24,7 @@ import requests
 
 from v7_pipeline.settings import load_settings
 from v7_pipeline.store import Store, open_store
+from v7_pipeline.store.schema import THEORY_NAMES
 from v7_pipeline_tests.end_to_end.browser import SCREENSHOTS, Browser, open_browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(1200)]
@@ -137,6 +138,25 @@ def test_a_materialisation_of_gated_signals_tells_its_reasons_and_shows_the_pric
     pictures = browser.until("price plot", lambda: browser.pictures(named="closes and signals"))
     assert pictures[0].size["width"] > 300
     browser.picture("gated_signals_metadata")
+
+
+def test_a_materialisation_of_theory_features_shows_every_reading_and_the_day(browser: Browser, demo: Demo) -> None:
+    as_of = _instant_to_show(demo)
+    demo.scan(as_of)
+    browser.resize(1500, 1000)
+    browser.open(f"{demo.dagster}/assets/theory_features?view=partitions&partition={as_of:%Y-%m-%d}")
+    browser.see("day", "readings", "rows_computed")
+    # Two long markdown entries: the day's picture stands first.
+    browser.press("[Show Markdown]")
+    pictures = browser.until("small multiples", lambda: browser.pictures(named="percentiles of the ten theories"))
+    assert pictures[0].size["width"] > 300
+    browser.see("DEMO")
+    browser.picture("theory_features_day")
+    browser.press("Close")
+    browser.press_last("[Show Markdown]")
+    browser.see("what it says", *THEORY_NAMES, "of random walks of this length")
+    browser.picture("theory_features_readings")
+    browser.press("Close")
 
 
 def test_a_scan_re_executed_from_its_page_has_the_same_instant_and_changes_no_row(browser: Browser, demo: Demo) -> None:
