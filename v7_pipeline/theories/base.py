@@ -6,6 +6,7 @@ No theory's own mathematics belongs here (see its file), and no loop over minute
 from __future__ import annotations
 
 import math
+import mmap
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ __all__ = [
     "Floats",
     "Posterior",
     "Theory",
+    "lasting",
     "lean",
     "missing_because",
     "number",
@@ -59,6 +61,13 @@ class Posterior:
     upper: Floats
     n: Floats
     above: Floats  # P(win rate > break-even)
+
+
+def lasting(rows: int, length: int) -> Floats:
+    """A zeroed array of rows × length in pages of its own, which go back to the system with it. The allocator would
+    keep a year's arrays for later, beside a result that already fills most of the memory allowed."""
+    memory = mmap.mmap(-1, max(8 * rows * length, 1))
+    return np.frombuffer(memory, np.float64, rows * length).reshape(rows, length)
 
 
 @dataclass(slots=True)
@@ -98,7 +107,8 @@ class Bars:
             own = slice(self.offset, self.offset + n)
             self.returns, self.path, self.run = self.whole.returns[own], self.whole.path[own], self.whole.run[own]
             return
-        self.returns, self.path, self.run = np.empty(n), np.empty(n), np.empty(n, np.int64)
+        self.returns, self.path = lasting(2, n)
+        self.run = lasting(1, n)[0].view(np.int64)
         kernels.prepare(self.close, self.returns, self.path, self.run)
 
     def part(self, start: int, first: int, end: int, into: Mapping[str, Floats]) -> Bars:

@@ -29,9 +29,9 @@ _COLUMNS = ("symbol", "open_time", "close", "observed")
 _MINUTE_US = 60_000_000
 _SHORTEST, _LONGEST = 64, 2880
 #: Rows a task: its arrays stay in a core's cache, and its look-back is a small part of it.
-CHUNK = 65_536
+CHUNK = 32_768
 #: Below so many rows, look-back included, a pool of threads costs more than it saves.
-_FOR_ONE_THREAD = 32_768
+_FOR_ONE_THREAD = 16_384
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,17 @@ import numpy as np
 import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
-from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, place, strength, trend_vote
+from v7_pipeline.theories.base import (
+    FILTER_MEMORY,
+    Bars,
+    Floats,
+    lasting,
+    missing_because,
+    number,
+    place,
+    strength,
+    trend_vote,
+)
 from v7_pipeline.theories.nulls import simulated_percentile
 
 __all__ = [
@@ -60,14 +70,14 @@ def local_level_gain(q: float) -> float:
 
 def _whole(bars: Bars) -> Floats:
     """Gap, slope and innovation of every minute, in log price."""
-    out = np.empty((3, bars.close.size))
+    out = lasting(3, bars.close.size)
     bars.kernels.alpha_beta_filter(bars.returns, bars.run, *steady_state_gains(TRACKING_INDEX), out)
     return out
 
 
 def _spread(bars: Bars) -> Floats:
     """The slope's standard deviation at every minute if only the signs of the moves were chance."""
-    out = np.empty(bars.close.size)
+    out = lasting(1, bars.close.size)[0]
     bars.kernels.sign_spread(bars.returns, *steady_state_gains(TRACKING_INDEX), out)
     return out
 

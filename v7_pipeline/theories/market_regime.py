@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from v7_pipeline.store.schema import HEADLINE_WINDOW
-from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, missing_because, number, trend_vote
+from v7_pipeline.theories.base import FILTER_MEMORY, Bars, Floats, lasting, missing_because, number, trend_vote
 from v7_pipeline.theories.nulls import simulated_percentile
 
 __all__ = [
@@ -66,7 +66,7 @@ def _standardised(bars: Bars) -> Floats:
 
 def _whole(bars: Bars) -> Floats:
     """The three probabilities of every minute."""
-    out = np.empty((3, bars.close.size))
+    out = lasting(3, bars.close.size)
     bars.kernels.hamilton_filter(_standardised(bars), bars.run, DRIFT, STAY, out)
     return out
 
