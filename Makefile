@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 STAMP := $(VENV)/.installed
 
 .PHONY: run live setup test test-slow lint types imports unit zones lock bench docs clean
@@ -42,9 +43,19 @@ zones:
 test-slow: setup    ## drills, the daemon, the browser, PostgreSQL
 	$(BIN)/pytest -m slow
 
-bench: setup        ## print the measured figures
-	$(BIN)/python benchmarks/scan.py
-	$(BIN)/python benchmarks/start.py
+bench: $(BENCH)/.installed   ## print the measured figures, the theories' beside those of other packages
+	$(BENCH)/bin/python benchmarks/theories.py
+	$(BENCH)/bin/python benchmarks/backfill.py
+	$(BENCH)/bin/python benchmarks/scan.py
+	$(BENCH)/bin/python benchmarks/start.py
+
+# An environment of its own, so that the peers stay out of the one that runs. fathon is compiled where no wheel fits.
+$(BENCH)/.installed: requirements.lock benchmarks/requirements-theories.txt pyproject.toml scripts/setup.sh
+	PYTHON="$(PYTHON)" scripts/setup.sh $(BENCH)
+	$(BENCH)/bin/python -m pip install -q -c requirements.lock -r benchmarks/requirements-theories.txt || \
+		grep -v fathon benchmarks/requirements-theories.txt | \
+		$(BENCH)/bin/python -m pip install -q -c requirements.lock -r /dev/stdin
+	touch $@
 
 docs: setup
 	$(BIN)/mkdocs build --strict
@@ -54,4 +65,4 @@ lock:               ## resolve requirements.in and requirements-dev.in into requ
 		requirements.in requirements-dev.in -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .v7 build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) .v7 build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
