@@ -49,6 +49,8 @@ LEANS = 0.5
 MINUTES_A_YEAR = 525_600
 #: Bars after which the two filters have forgotten where they started (to 1e-9).
 FILTER_MEMORY = 1000
+#: Bytes from which an array has pages of its own; a year of minutes has 4 MiB a row.
+_OWN_PAGES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,13 @@ class Posterior:
 
 
 def lasting(rows: int, length: int) -> Floats:
-    """A zeroed array of rows × length in pages of its own, which go back to the system with it. The allocator would
-    keep a year's arrays for later, beside a result that already fills most of the memory allowed."""
-    memory = mmap.mmap(-1, max(8 * rows * length, 1))
-    return np.frombuffer(memory, np.float64, rows * length).reshape(rows, length)
+    """An array of rows × length, not filled yet. A large one lies in pages of its own, which go back to the system
+    with it: the allocator would keep a year's arrays for later, beside a result that already fills most of the memory
+    allowed. A small one is the allocator's, which has it at hand."""
+    size = 8 * rows * length
+    if size < _OWN_PAGES:
+        return np.empty((rows, length))
+    return np.frombuffer(mmap.mmap(-1, size), np.float64, rows * length).reshape(rows, length)
 
 
 @dataclass(slots=True)
