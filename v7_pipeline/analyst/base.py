@@ -107,11 +107,15 @@ class Answer:
     horizon_minutes: int | None
     reasoning: str
     key_theories: tuple[str, ...]
+    would_change_my_mind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What came of one question: an answer, or the reason why there is none. `cost_usd` is what this asking cost."""
+    """What came of one question: an answer, or the reason why there is none. `cost_usd` is what this asking cost.
+
+    `ungrounded` has the numbers of the reasoning that the prompt does not hold; None where nobody looked.
+    """
 
     signal_id: str
     status: Status
@@ -121,6 +125,7 @@ class Decision:
     prompt_version: str | None
     cost_usd: float
     analyst: str
+    ungrounded: tuple[str, ...] | None = None
 
 
 class Analyst(Protocol):

@@ -118,6 +118,7 @@ class Reply(BaseModel):
             horizon_minutes=self.horizon_minutes,
             reasoning=self.reasoning,
             key_theories=tuple(self.key_theories),
+            would_change_my_mind=self.would_change_my_mind or None,
         )
 
 
@@ -145,7 +146,7 @@ def parse_reply(text: str | None, finish_reason: str | None) -> Answer | Abstent
         return _fault(error)
 
 
-def reply_of(answer: Answer, would_change_my_mind: str) -> dict[str, Any]:
+def reply_of(answer: Answer) -> dict[str, Any]:
     """`answer` as the JSON object that parse_reply reads back to it."""
     return {
         "signal": answer.side,
@@ -156,7 +157,7 @@ def reply_of(answer: Answer, would_change_my_mind: str) -> dict[str, Any]:
         "horizon_minutes": answer.horizon_minutes,
         "reasoning": answer.reasoning,
         "key_theories": list(answer.key_theories),
-        "would_change_my_mind": would_change_my_mind,
+        "would_change_my_mind": answer.would_change_my_mind or "",
     }
 
 

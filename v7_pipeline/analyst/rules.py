@@ -149,7 +149,8 @@ class RulesAnalyst:
 
     def _decision(self, question: Question, row: Mapping[str, Any]) -> Decision:
         answered = row["status"] == "answered"
-        answer = _answer(row, explain(row, question.readings, question.explanations, mode_of(question.aggressive)))
+        mode = mode_of(question.aggressive)
+        answer = _answer(row, explain(row, question.readings, question.explanations, mode), mode)
         return Decision(
             signal_id=question.signal_id,
             status="answered" if answered else "abstained",
@@ -206,8 +207,7 @@ def answer_from_prompt(document: Mapping[str, Any]) -> dict[str, Any]:
     reasoning = explain(row, readings, meanings, mode)
     if row["status"] != "answered":
         row = {**row, "side": "HOLD", "confidence": 0.5, "key_theories": ""}
-    opposite = "the opposite direction" if row["side"] != "HOLD" else "one direction"
-    return reply_of(_answer(row, reasoning), f"A combined score of {mode.min_strength:g} in {opposite}.")
+    return reply_of(_answer(row, reasoning, mode))
 
 
 # --- the core's parts -----------------------------------------------------------------------
@@ -307,8 +307,9 @@ def _readings(theories: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{theory}_{part}": theories[theory][part] for theory in THEORY_NAMES for part in parts}
 
 
-def _answer(row: Mapping[str, Any], reasoning: str) -> Answer:
+def _answer(row: Mapping[str, Any], reasoning: str, mode: Mode) -> Answer:
     side: Side = row["side"] or "HOLD"
+    opposite = "the opposite direction" if side != "HOLD" else "one direction"
     plan = [row[name] for name in ("entry_price", "stop_price", "target_price")]
     entry, stop, target = (None, None, None) if side == "HOLD" else (float(value) for value in plan)
     return Answer(
@@ -320,6 +321,7 @@ def _answer(row: Mapping[str, Any], reasoning: str) -> Answer:
         horizon_minutes=None if side == "HOLD" else int(row["horizon_minutes"]),
         reasoning=reasoning,
         key_theories=tuple(name for name in str(row["key_theories"]).split(",") if name),
+        would_change_my_mind=f"A combined score of {mode.min_strength:g} in {opposite}.",
     )
 
 

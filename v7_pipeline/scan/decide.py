@@ -5,6 +5,7 @@ A symbol that has its decision keeps it: decisions are facts. What the analyst d
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -195,7 +196,8 @@ def _question(
         readings={name: _missing_is_none(reading[name]) for name in _READING_COLUMNS},
         explanations={theory: explain(theory, reading) for theory in THEORY_NAMES},
         market_price=market["price"],
-        price_age_s=(ctx.clock() - market["known_at"]).total_seconds(),
+        # At the instant, not at the clock: the same question whenever the scan is done.
+        price_age_s=(ctx.as_of - market["known_at"]).total_seconds(),
         quote_increment=market["increment"],
         change_24h=market["change_24h"],
         observed_share=_missing_is_none(reading["observed_share"]),
@@ -235,6 +237,8 @@ def _row(
         "horizon_minutes": answer.horizon_minutes if answer else None,
         "reasoning": answer.reasoning if answer else None,
         "key_theories": ",".join(answer.key_theories) if answer else None,
+        "would_change_my_mind": answer.would_change_my_mind if answer else None,
+        "ungrounded_numbers": _listed(decision.ungrounded) if decision and answer else None,
         "market_price": market["price"] if market else None,
         "price_age_s": (decided_at - market["known_at"]).total_seconds() if market else None,
         "call_id": decision.call_id if decision else None,
@@ -254,6 +258,10 @@ def _differences(existing: Sequence[Mapping[str, Any]], readings: Mapping[str, M
                 f"{row['symbol']}: decided on {row['features_as_of']}, a reading of {reading['as_of']} came since"
             )
     return told
+
+
+def _listed(numbers: Sequence[str] | None) -> str | None:
+    return None if numbers is None else json.dumps(list(numbers))
 
 
 def _missing_is_none(value: Any) -> float | None:

@@ -22,6 +22,10 @@ __all__ = ["AFTERWARDS", "STEPS", "apply", "check_columns", "create_table", "quo
 # after the last step. A column added to a filled table: add it, fill it, then SET NOT NULL.
 STEPS: Mapping[int, tuple[str, ...]] = {
     2: ("ALTER TABLE theory_features RENAME TO theory_features_1",),
+    3: (
+        "ALTER TABLE llm_signals ADD COLUMN would_change_my_mind VARCHAR",
+        "ALTER TABLE llm_signals ADD COLUMN ungrounded_numbers VARCHAR",
+    ),
 }
 # version → what follows once the new tables are made: a table that was set aside is copied into its successor.
 AFTERWARDS: Mapping[int, tuple[str, ...]] = {

@@ -24,7 +24,7 @@ __all__ = [
     "theory_columns",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SqlType = Literal["VARCHAR", "DOUBLE", "FLOAT", "BIGINT", "BOOLEAN", "TIMESTAMPTZ"]
 
@@ -306,12 +306,62 @@ _ALL: tuple[Table, ...] = (
         _count("horizon_minutes", "min", "planned time stop", nullable=True),
         _text("reasoning", "why, in the analyst's words", nullable=True),
         _text("key_theories", "theories that decided, separated by commas", nullable=True),
+        _text("would_change_my_mind", "what would make the analyst decide otherwise, in its words", nullable=True),
+        _text(
+            "ungrounded_numbers",
+            "numbers of the reasoning that the prompt does not hold, JSON list; missing where none was checked",
+            nullable=True,
+        ),
         _number("market_price", "USD", "newest known close", nullable=True),
         _number("price_age_s", "s", "age of that close at decided_at", nullable=True),
         _text("call_id", "the ledger's call behind it", nullable=True),
         _text("prompt_version", "hash of the prompt's template", nullable=True),
         _text("status", "answered, abstained or skipped"),
         _text("status_reason", "reason code where not answered", nullable=True),
+    ),
+    _build(
+        "market_context",
+        "What else was known of a product when the analyst was asked; each part is missing where it did not come.",
+        ("symbol", "as_of"),
+        "as_of",
+        _SYMBOL,
+        _time("as_of", "the scan's instant"),
+        _time("fetched_at", "when it was asked for"),
+        _number("best_bid", "USD", "highest bid of the order book", nullable=True),
+        _number("best_ask", "USD", "lowest ask of the order book", nullable=True),
+        _number("bid_depth_usd", "USD", "bids within 0.1 % of the mid price", nullable=True),
+        _number("ask_depth_usd", "USD", "asks within 0.1 % of the mid price", nullable=True),
+        _number("reference_price_usd", "USD", "CoinGecko's price over many venues", nullable=True),
+        _number("market_cap_usd", "USD", "CoinGecko's market capitalisation", nullable=True),
+        _number("volume_24h_usd", "USD", "CoinGecko's volume of 24 h over many venues", nullable=True),
+        _time("reference_at", "when CoinGecko last updated them", nullable=True),
+        _text("faults", "parts that were asked for and did not come, and why, JSON; empty object where none"),
+    ),
+    _build(
+        "model_regimes",
+        "Which model stood behind an analyst from when on: a changed model or fingerprint begins a new regime.",
+        ("analyst", "started_at"),
+        "started_at",
+        _text("analyst", "who was asked"),
+        _time("started_at", "reserved_at of the first call that it answered"),
+        _text("regime", "model@fingerprint as the answer names them, ? where it does not"),
+        _text("call_id", "that call"),
+        _text("model", "model that the answer names", nullable=True),
+        _text("fingerprint", "system_fingerprint of the answer", nullable=True),
+        _text("previous_regime", "the one before; missing for the first", nullable=True),
+    ),
+    _build(
+        "balances",
+        "What the provider said is left on the account, and what the ledger knew then.",
+        ("analyst", "at"),
+        "at",
+        _text("analyst", "whose account"),
+        _time("at", "when it was asked"),
+        _number("total_usd", "USD", "left on the account"),
+        _number("granted_usd", "USD", "of which was granted", nullable=True),
+        _number("topped_up_usd", "USD", "of which was paid in", nullable=True),
+        _number("known_usd", "USD", "settled cost of all calls of the ledger reserved before", nullable=True),
+        _number("unknown_usd", "USD", "worst cases of the calls whose end was unknown then", nullable=True),
     ),
     _build(
         "gated_signals",

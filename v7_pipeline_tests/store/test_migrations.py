@@ -65,23 +65,29 @@ def test_an_older_store_is_migrated_step_by_step_and_keeps_its_rows(
         tx.upsert("candles", make_rows("candles", 6))
 
 
-def test_version_2_keeps_the_readings_of_version_1_to_seven_digits(
+def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals(
     place: dict[str, Any], empty_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readings = schema.TABLES["theory_features"]
     wide = tuple(dataclasses.replace(c, type="DOUBLE") if c.type == "FLOAT" else c for c in readings.columns)
     rows = make_rows("theory_features", 5)
+    signals = schema.TABLES["llm_signals"]
+    fewer = tuple(c for c in signals.columns if c.name not in ("would_change_my_mind", "ungrounded_numbers"))
     with monkeypatch.context() as past:
+        past.setitem(schema.TABLES, "llm_signals", dataclasses.replace(signals, columns=fewer))
         past.setitem(schema.TABLES, "theory_features", dataclasses.replace(readings, columns=wide))
         past.setattr(schema, "SCHEMA_VERSION", 1)
         empty_store.migrate("0.1.0", NOW)
         with empty_store.transaction() as tx:
             tx.upsert("theory_features", make_rows("theory_features", 5))
+            tx.insert_new("llm_signals", make_rows("llm_signals", 3)[[c.name for c in fewer]])
     newer = open_store(**place)
     newer.migrate("0.2.0", NOW)
     assert newer.read("schema_version")["version"].tolist()[:2] == [1, 2]
     rows = rows.sort_values(["symbol", "as_of"], ignore_index=True)
     pd.testing.assert_frame_equal(newer.read("theory_features"), rows, check_exact=True)
+    added = newer.read("llm_signals")[["would_change_my_mind", "ungrounded_numbers"]]
+    assert len(added) == 3 and added.isna().all(axis=None)  # version 3: nobody had asked then
     assert (
         "theory_features_1" not in newer.query("SELECT table_name FROM information_schema.tables")["table_name"].values
     )
