@@ -21,7 +21,7 @@ __all__ = ["DAY_COLUMNS", "theories_plot"]
 #: What theories_plot needs of theory_features.
 DAY_COLUMNS = ("symbol", "as_of", *(f"{theory}_{part}" for theory in THEORY_NAMES for part in ("percentile", "vote")))
 
-_INK, _GRID, _NOISE, _DEMO = (60, 66, 74), (205, 209, 214), (238, 240, 243), (181, 137, 0)
+_INK, _GRID, _NOISE, _DEMO = (60, 66, 74), (205, 209, 214), (232, 235, 239), (181, 137, 0)
 _LINES = ((178, 92, 0), (31, 91, 173), (22, 128, 102), (140, 60, 140), (96, 96, 96), (160, 30, 40))
 _UP, _DOWN = (26, 127, 55), (179, 38, 30)
 _PANEL_W, _PANEL_H, _ACROSS = 178, 92, 5
@@ -60,11 +60,20 @@ def theories_plot(day: pd.DataFrame, *, demo: bool) -> str:
             (image.width - 4, baseline - 2), "DEMO", fill=_DEMO, font=ImageFont.load_default(size=14), anchor="ra"
         )
     buffer = io.BytesIO()
-    image.quantize(colors=16, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-        buffer, format="png", optimize=True, bits=4
-    )
+    image.quantize(palette=_palette(), dither=Image.Dither.NONE).save(buffer, format="png", optimize=True, bits=4)
     picture = base64.b64encode(buffer.getvalue()).decode()
     return f"![percentiles of the ten theories](data:image/png;base64,{picture})"
+
+
+def _palette() -> Any:
+    """Our own colours: a palette made of the picture would take the pale ones, few among the white, for white."""
+    from PIL import Image
+
+    pale = tuple((ink + 255) // 2 for ink in _INK)
+    colours = [(255, 255, 255), _INK, pale, _GRID, _NOISE, _DEMO, *_LINES, _UP, _DOWN]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([channel for colour in colours for channel in colour])
+    return palette
 
 
 def _colours(symbols: Sequence[str]) -> list[tuple[int, int, int]]:

@@ -38,7 +38,7 @@ def pixels(markdown: str) -> Any:
 
 
 def near(picture: Any, colour: tuple[int, int, int]) -> Any:
-    """Where the picture has `colour`, give or take what sixteen colours cost."""
+    """Where the picture has `colour`, give or take what the palette costs."""
     return np.abs(picture - np.array(colour)).max(axis=2) <= 12
 
 
@@ -81,3 +81,11 @@ def test_no_readings_are_said_in_words_and_all_missing_draws_no_line() -> None:
 def test_demo_is_written_into_the_picture() -> None:
     demo, live = (near(pixels(theories_plot(day(), demo=flag)), (181, 137, 0)).any() for flag in (True, False))
     assert demo and not live
+
+
+def test_the_band_of_noise_is_seen_on_a_white_ground() -> None:
+    picture = pixels(theories_plot(day(), demo=True))
+    assert (picture[20:70, 178 - 6 : 178] == 255).all(), "between two panels is paper"
+    left, top, height = 8 + 60, 16, 92 - 16 - 12
+    inside, outside = picture[top + height // 4, left], picture[top + 1, left]
+    assert (inside == (232, 235, 239)).all() and (outside == 255).all()

@@ -8,7 +8,7 @@ import dagster as dg
 import pandas as pd
 
 from v7_pipeline.orchestration.assets.common import asset_arguments, scan_context
-from v7_pipeline.orchestration.metadata import heading, markdown_table
+from v7_pipeline.orchestration.metadata import heading, markdown_table, text_of
 from v7_pipeline.orchestration.partitions import is_scan, window_of
 from v7_pipeline.orchestration.pictures import DAY_COLUMNS, theories_plot
 from v7_pipeline.scan.backfill import fill_features
@@ -83,9 +83,7 @@ def readings_table(newest: pd.DataFrame) -> str:
                 (
                     reading["symbol"],
                     theory,
-                    float(reading[f"{theory}_vote"]),
-                    float(reading[f"{theory}_score"]),
-                    reading[f"{theory}_percentile"],
+                    *(text_of(float(reading[f"{theory}_{part}"]), 3) for part in ("vote", "score", "percentile")),
                     explain(theory, reading),
                 )
             )
