@@ -96,7 +96,12 @@ def theories() -> str:
         under its null (a random walk of the same length), a vote from −1 (bearish) to 1 (bullish; 0 abstains) and a
         score from 0 to 1 (how strongly it speaks). It sees closed candles only; where less than 80 % of a window's
         minutes had a trade it abstains, and its values are missing. `v7 theories` prints the newest readings with a
-        sentence each.
+        sentence each; in Dagster a materialisation of `theory_features` has them as a table (`readings`), and the day
+        as small multiples (`day`): percentiles by symbol, the band of noise, ticks where a theory voted.
+
+        ![Dagster, theory_features: the day in small multiples](img/theory_features_day.png)
+
+        ![Dagster, theory_features: the newest readings with a sentence each](img/theory_features_readings.png)
 
         ## When each speaks
 
