@@ -22,7 +22,11 @@ def data_dictionary() -> str:
 
 
 def reason_codes() -> str:
-    from v7_pipeline.gates.reasons import REASONS
+    from v7_pipeline.gates.reasons import ANALYST_REASONS, REASONS, Reason
+
+    def listed(codes: dict[str, Reason]) -> str:
+        rows = ((f"`{code}`", reason.meaning, reason.remedy) for code, reason in codes.items())
+        return table(("code", "what it means", "what to do"), rows)
 
     return page(
         "Reason codes",
@@ -30,10 +34,9 @@ def reason_codes() -> str:
         Every decision that is not an accepted signal says why, in `gated_signals.reason_codes`. All reasons are kept,
         not only the first.
         """,
-        table(
-            ("code", "what it means", "what to do"),
-            ((f"`{code}`", reason.meaning, reason.remedy) for code, reason in REASONS.items()),
-        ),
+        listed(REASONS),
+        "## Behind ABSTAINED: and SKIPPED:\n\nWhat kept the analyst from an answer, also in `llm_signals.status_reason`.",
+        listed(ANALYST_REASONS),
     )
 
 

@@ -17,10 +17,11 @@ from v7_pipeline.gates.evaluate import (
     why_not,
 )
 from v7_pipeline.gates.ftmo import AccountState, Balance, account_state
-from v7_pipeline.gates.reasons import REASONS, Reason, explain
+from v7_pipeline.gates.reasons import ANALYST_REASONS, REASONS, Reason, explain
 from v7_pipeline.gates.rulesets import RuleSet, day_bounds, ftmo_day, rule_names, rules
 
 __all__ = [
+    "ANALYST_REASONS",
     "GATED_COLUMNS",
     "GATES",
     "REASONS",

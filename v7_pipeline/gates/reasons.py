@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ABSTAINED", "HOLD", "REASONS", "SKIPPED", "Reason", "explain"]
+__all__ = ["ABSTAINED", "ANALYST_REASONS", "HOLD", "REASONS", "SKIPPED", "Reason", "explain"]
 
 
 class Reason(NamedTuple):
@@ -53,7 +53,7 @@ FTMO_TOTAL_ROOM = "FTMO_TOTAL_ROOM"
 REASONS: dict[str, Reason] = {
     HOLD: Reason("the analyst decided to do nothing", "nothing to do"),
     ABSTAINED: Reason(
-        "the analyst gave no usable answer", "read the reason behind the colon, and the call in llm_calls"
+        "the analyst gave no usable answer", "read the reason behind the colon, and the call with v7 llm show"
     ),
     SKIPPED: Reason("the analyst was not asked", "read the reason behind the colon: it is one of the codes below"),
     NO_READING: Reason("there is no reading of this symbol", "backfill its candles, or wait for the next scan"),
@@ -111,13 +111,44 @@ REASONS: dict[str, Reason] = {
     ),
 }
 
+# What the analyst says behind ABSTAINED: or SKIPPED:, in its own words (analyst/ has the codes; a test holds them equal).
+ANALYST_REASONS: dict[str, Reason] = {
+    "READINGS_MISSING": Reason(
+        "the price, its volatility or every theory's reading is missing", "backfill the symbol's candles, or wait"
+    ),
+    "ANALYST_RESTING": Reason(
+        "the analyst failed several times in a row and rests",
+        "see the newest rows of llm_calls; it is tried again after V7_BREAKER_REST_S, or set V7_BREAKER_FALLBACK=rules",
+    ),
+    "NOT_IN_LEDGER": Reason(
+        "the replay analyst has no answer to this very question",
+        "nothing to do, or set V7_REPLAY_FALLBACK=rules",
+    ),
+    "BLANK": Reason("the reply was blank", "nothing to do: JSON mode replaces what is not JSON by spaces"),
+    "TRUNCATED": Reason("the reply reached its token limit", "raise V7_DEEPSEEK_MAX_TOKENS"),
+    "FILTERED": Reason("the service filtered the reply", "read the prompt with v7 llm show"),
+    "OVERLOADED": Reason("the service ran out of resources", "nothing to do: it was tried again"),
+    "UNEXPECTED_FINISH": Reason("the reply ended in an unknown way", "read it with v7 llm show"),
+    "NOT_JSON": Reason("the reply was not one JSON object, twice", "read it with v7 llm show"),
+    "SCHEMA": Reason("the reply did not have the asked form, twice", "read it with v7 llm show"),
+    "CONTRADICTION": Reason("the reply contradicted itself, twice", "read it with v7 llm show"),
+    "TIMEOUT": Reason(
+        "no reply came within the deadline", "check the service's status, or raise V7_DEEPSEEK_DEADLINE_S"
+    ),
+    "RATE_LIMITED": Reason(
+        "the service asked for fewer requests", "ask for fewer symbols, or raise the account's limit"
+    ),
+    "SERVER_ERROR": Reason("the service failed", "check the service's status"),
+    "CONNECTION": Reason("the service could not be reached", "check the connection and V7_DEEPSEEK_URL"),
+    "UNREADABLE": Reason("what came back is no chat completion", "check V7_DEEPSEEK_URL; read it with v7 llm show"),
+}
+
 
 def explain(code: str) -> Reason:
-    """The meaning of a code as stored, such as PRICE_STALE or SKIPPED:RATE_LIMIT; KeyError where it is unknown.
-
-    What stands behind ABSTAINED: is the analyst's own word and is not looked up.
-    """
+    """The meaning of a code as stored, such as PRICE_STALE or ABSTAINED:TIMEOUT; KeyError where it is unknown."""
     head, _, tail = code.partition(":")
     if head not in REASONS:
         raise KeyError(f"no reason code {head!r}; known are {', '.join(REASONS)}")
-    return REASONS[tail] if head == SKIPPED and tail in REASONS else REASONS[head]
+    if head not in (ABSTAINED, SKIPPED):
+        return REASONS[head]
+    return REASONS.get(tail) or ANALYST_REASONS.get(tail) or REASONS[head]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from v7_pipeline.gates import REASONS, AccountState, GateResult, explain, reasons, tier_of
+from v7_pipeline.gates import ANALYST_REASONS, REASONS, AccountState, GateResult, explain, reasons, tier_of
 from v7_pipeline.gates import conditions as gate
 from v7_pipeline_tests.gates.builders import MINUTE, at, book, closed, flat, position, state
 
@@ -310,7 +310,8 @@ def test_every_reason_code_is_explained_and_inputs_are_json() -> None:
     assert codes == set(REASONS)
     assert all(reason.meaning and reason.remedy for reason in REASONS.values())
     assert explain("SKIPPED:RATE_LIMIT") == REASONS["RATE_LIMIT"]
-    assert explain("ABSTAINED:TIMEOUT") == REASONS["ABSTAINED"]
+    assert explain("ABSTAINED:TIMEOUT") == ANALYST_REASONS["TIMEOUT"]
+    assert explain("ABSTAINED:SOMETHING_NEW") == REASONS["ABSTAINED"]
     with pytest.raises(KeyError):
         explain("BECAUSE")
     for answer in (plan(volatility=math.nan), gate.budget(math.inf, 1.0, 0.0), gate.ftmo(_account(), math.nan, **FTMO)):
