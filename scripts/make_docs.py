@@ -35,7 +35,7 @@ def reason_codes() -> str:
         not only the first.
         """,
         listed(REASONS),
-        "## Behind ABSTAINED: and SKIPPED:\n\nWhat kept the analyst from an answer, also in `llm_signals.status_reason`.",
+        "## Behind ABSTAINED: and SKIPPED:\n\nAlso in `llm_signals.status_reason`.",
         listed(ANALYST_REASONS),
     )
 

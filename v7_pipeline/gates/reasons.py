@@ -111,7 +111,7 @@ REASONS: dict[str, Reason] = {
     ),
 }
 
-# What the analyst says behind ABSTAINED: or SKIPPED:, in its own words (analyst/ has the codes; a test holds them equal).
+# What the analyst says behind ABSTAINED: or SKIPPED: (analyst/ has the codes; a test holds them equal).
 ANALYST_REASONS: dict[str, Reason] = {
     "READINGS_MISSING": Reason(
         "the price, its volatility or every theory's reading is missing", "backfill the symbol's candles, or wait"
