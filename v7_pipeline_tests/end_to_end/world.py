@@ -23,6 +23,7 @@ from v7_pipeline.scan.run import ScanReport, run_scan
 from v7_pipeline.scan.runtime import Runtime, build_runtime
 from v7_pipeline.settings import load_settings
 from v7_pipeline.store import Store
+from v7_pipeline.store.migrations import quoted
 from v7_pipeline.store.schema import TABLES
 
 __all__ = ["LATER", "Clock", "World", "assert_same", "contents", "open_world"]
@@ -95,7 +96,7 @@ def contents(store: Store, *tables: str) -> dict[str, pd.DataFrame]:
     """Every row of `tables` (default: all), ordered by key."""
     with store.reading() as reader:
         return {
-            name: reader.query(f"SELECT * FROM {name} ORDER BY {', '.join(TABLES[name].key)}")
+            name: reader.query(f"SELECT * FROM {name} ORDER BY {', '.join(map(quoted, TABLES[name].key))}")
             for name in tables or TABLES
         }
 
