@@ -1,6 +1,6 @@
 """DeepSeek's chat completions on the wire: keys, parameters, JSON mode, usage with its cache kinds, balance.
 
-What is answered comes from answers.py; faults from faults.py. No price and no decision belongs here.
+What is answered comes from answers.py; faults from faults.py; prices from the analyst's table. No decision belongs here.
 """
 
 from __future__ import annotations
@@ -17,9 +17,20 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from v7_pipeline.analyst.prices import UnknownPriceError, Usage, load_prices
 from v7_pipeline.sandbox.answers import Answerer, Messages, text_of
 
-__all__ = ["FINGERPRINT", "MODELS", "PrefixCache", "balance", "complete", "count_tokens", "models", "refusal"]
+__all__ = [
+    "FINGERPRINT",
+    "MODELS",
+    "Account",
+    "PrefixCache",
+    "balance",
+    "complete",
+    "count_tokens",
+    "models",
+    "refusal",
+]
 
 MODELS = ("deepseek-flash", "deepseek-v4-pro")
 FINGERPRINT = "fp_v7sandbox_demo"
@@ -30,9 +41,9 @@ _MESSAGE_TOKENS = 4  # what a message's role and separators add
 
 
 def complete(
-    body: bytes, headers: Mapping[str, str], answerer: Answerer, cache: PrefixCache, now: datetime
+    body: bytes, headers: Mapping[str, str], answerer: Answerer, cache: PrefixCache, account: Account, now: datetime
 ) -> Response:
-    """POST /chat/completions."""
+    """POST /chat/completions; what it costs is taken from `account`."""
     refused = refusal(headers)
     if refused is not None:
         return refused
@@ -60,6 +71,7 @@ def complete(
     asked = count_tokens(prompt) + _MESSAGE_TOKENS * len(messages)
     hit = min(cache.hits(prompt), asked)
     answered = reasoning + min(count_tokens(content), room)
+    account.charge(request["model"], Usage(asked, hit, answered, reasoning), now)
     message = {"role": "assistant", "content": content, **({"reasoning_content": thought} if thinks else {})}
     return JSONResponse(
         {
@@ -84,10 +96,9 @@ def complete(
     )
 
 
-def balance(headers: Mapping[str, str]) -> Response:
-    """GET /user/balance: an account that never runs dry."""
-    info = {"currency": "USD", "total_balance": "110.00", "granted_balance": "10.00", "topped_up_balance": "100.00"}
-    return refusal(headers) or JSONResponse({"is_available": True, "balance_infos": [info]})
+def balance(headers: Mapping[str, str], account: Account) -> Response:
+    """GET /user/balance: what `account` has left, in cents as the service tells it."""
+    return refusal(headers) or JSONResponse(account.told())
 
 
 def models(headers: Mapping[str, str]) -> Response:
@@ -109,6 +120,43 @@ def refusal(headers: Mapping[str, str]) -> Response | None:
 def count_tokens(text: str) -> int:
     """About how many tokens `text` has."""
     return math.ceil(len(text) * TOKENS_A_CHARACTER)
+
+
+class Account:
+    """The sandbox's account: it begins with 110 USD and pays each completion by the price table.
+
+    A completion at an instant without a price (a replay of earlier years) costs nothing. Thread-safe.
+    """
+
+    def __init__(self, total_usd: float = 110.0) -> None:
+        self._prices = load_prices()
+        self._total = total_usd
+        self._lock = threading.Lock()
+        self.charged_usd = 0.0
+        self.completions = 0
+
+    def charge(self, model: str, usage: Usage, now: datetime) -> None:
+        """Pay for one completion."""
+        try:
+            usd = self._prices.cost(model, usage, now)
+        except UnknownPriceError:
+            usd = 0.0
+        with self._lock:
+            self.charged_usd += usd
+            self.completions += 1
+
+    def pay_in(self, usd: float) -> None:
+        """Top the account up."""
+        with self._lock:
+            self._total += usd
+
+    def told(self) -> dict[str, Any]:
+        """The balance in the service's format, rounded down to cents."""
+        with self._lock:
+            left = math.floor(round((self._total - self.charged_usd) * 100, 6)) / 100
+        parts = {"total_balance": left, "granted_balance": 0.0, "topped_up_balance": left}
+        info = {"currency": "USD", **{name: f"{usd:.2f}" for name, usd in parts.items()}}
+        return {"is_available": left > 0, "balance_infos": [info]}
 
 
 class PrefixCache:

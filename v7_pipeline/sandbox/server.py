@@ -61,12 +61,12 @@ def create_app(
     Prices are `replay`'s where given, else simulated from `seed`. `clock` says what time it is (default: the wall
     clock, UTC): what opens later does not exist. `answerer` answers chats (default: the rules). `rate_limit` switches
     on Coinbase's 10 requests/s with a burst of 15. `app.state.faults` is the Faults, `app.state.counts` counts
-    requests by endpoint.
+    requests by endpoint, `app.state.account` is what chats are paid from.
     """
     room = _Room(replay or Simulated(seed), clock or _wall_clock, answerer or rules_answer, rate_limit)
     app = Starlette(routes=room.routes())
     app.add_middleware(_Marked)
-    app.state.faults, app.state.counts = room.faults, room.counts
+    app.state.faults, app.state.counts, app.state.account = room.faults, room.counts, room.account
     return app
 
 
@@ -113,6 +113,12 @@ class SandboxServer:
         return faults
 
     @property
+    def account(self) -> deepseek.Account:
+        """What chats are paid from."""
+        account: deepseek.Account = self.app.state.account
+        return account
+
+    @property
     def counts(self) -> dict[str, int]:
         """Requests since the start, by endpoint."""
         return dict(self.app.state.counts)
@@ -156,6 +162,7 @@ class _Room:
         self.faults = Faults()
         self.counts: Counter[str] = Counter()
         self._cache = deepseek.PrefixCache()
+        self.account = deepseek.Account()
         self._limit = coinbase.RateLimit() if rate_limit else None
 
     def routes(self) -> list[Route]:
@@ -217,10 +224,10 @@ class _Room:
         return coinbase.server_time(_api(request), now)
 
     def _chat(self, request: Request, body: bytes, now: datetime, lag_s: float) -> Response:
-        return deepseek.complete(body, request.headers, self.answerer, self._cache, now)
+        return deepseek.complete(body, request.headers, self.answerer, self._cache, self.account, now)
 
     def _balance(self, request: Request, body: bytes, now: datetime, lag_s: float) -> Response:
-        return deepseek.balance(request.headers)
+        return deepseek.balance(request.headers, self.account)
 
     def _models(self, request: Request, body: bytes, now: datetime, lag_s: float) -> Response:
         return deepseek.models(request.headers)
