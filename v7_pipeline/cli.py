@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from v7_pipeline import __version__
+from v7_pipeline import __version__, cli_budget
 from v7_pipeline.settings import Settings, SettingsError, env_name, load_settings, origin_of, without_secrets
 
 __all__ = ["app", "main"]
@@ -27,6 +27,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="V7: ten theories, an analyst, gates and honest outcomes for crypto signals. It places no orders.",
 )
+
+app.add_typer(cli_budget.app, name="budget")
 
 Demo = Annotated[
     bool | None, typer.Option("--demo/--live", help="Demo: the sandbox's simulated market. Default: V7_MODE.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from math import log10
 from typing import Any
 
@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from v7_pipeline import __version__
+from v7_pipeline.analyst.costs import Costs, costs
 from v7_pipeline.scan.account import read_account
 from v7_pipeline.scan.decide import quote_increment
 from v7_pipeline.settings import Settings
@@ -36,6 +37,8 @@ from v7_pipeline.store.schema import THEORY_NAMES
 __all__ = [
     "RichTeller",
     "banner",
+    "budget_block",
+    "cost_line",
     "latest_scan",
     "out",
     "scan_blocks",
@@ -217,6 +220,12 @@ def statistics_block(store: Store, settings: Settings) -> Group:
     with store.reading() as reader:
         counts = reader.query(_COUNTS)
         outcomes = reader.query(_OUTCOMES)
+        spent = costs(
+            reader,
+            datetime.now(UTC),
+            day_budget_usd=settings.daily_budget_usd,
+            month_budget_usd=settings.monthly_budget_usd,
+        )
         scans = reader.query(
             "SELECT count(*) AS n, min(as_of) AS first, max(as_of) AS last, sum(cost_usd) AS cost FROM scans"
         ).iloc[0]
@@ -240,7 +249,75 @@ def statistics_block(store: Store, settings: Settings) -> Group:
     if outcomes.empty:
         parts.append(Text("OUTCOMES  none yet"))
     parts.append(Text(f"COST  ${_number(scans['cost'], 4)} for all finished scans"))
+    parts.append(Text(cost_line(spent)))
     return Group(*parts)
+
+
+def cost_line(found: Costs) -> str:
+    """The analyst's cost in one line: day, month, forecast, a call, a signal, the cache's share."""
+    parts = [
+        f"today ${found.day_usd:.4f} of ${found.day_budget_usd:g}",
+        f"month ${found.month_usd:.4f} of ${found.month_budget_usd:g}, {_forecast(found)}",
+        f"a call {_dollars(found.per_call_usd)} (n = {found.calls})",
+        f"an accepted signal {_dollars(found.per_accepted_usd)} (n = {found.accepted})",
+        f"cached {_share(found.cache_share)} of the prompts' tokens",
+    ]
+    return "CALLS " + " · ".join(parts)
+
+
+def budget_block(found: Costs, *, demo: bool) -> Group:
+    """What `v7 budget` prints: the periods against their budgets, each analyst's month, and what a signal costs."""
+    periods = _rows(
+        f"BUDGET {found.as_of:%Y-%m-%d %H:%M}Z{_demo(demo)}",
+        ("UTC", "spent", "budget", "left"),
+        [
+            (name, f"${usd:.4f}", f"${limit:g}", f"${limit - usd:.4f}")
+            for name, usd, limit in (
+                ("day", found.day_usd, found.day_budget_usd),
+                ("month", found.month_usd, found.month_budget_usd),
+            )
+        ],
+    )
+    analysts = _rows(
+        f"ANALYSTS {found.as_of:%Y-%m}",
+        ("analyst", "model", "calls", "attempts", "failed", "cost", "a call", "cached", "tokens out", "latency"),
+        [
+            (
+                entry.analyst, entry.model, str(entry.calls), str(entry.attempts), str(entry.failures),
+                f"${entry.usd:.4f}", _dollars(entry.usd / entry.calls), _share(entry.cache_share),
+                _text(entry.completion_tokens), f"{_number(entry.latency_s, 2)} s",
+            )
+            for entry in found.analysts
+        ],
+    )  # fmt: skip
+    lines = [
+        f"Of it set aside for {_counted(found.open_calls, 'call')} under way ${found.open_usd:.4f}, held at the worst "
+        f"case for {found.unknown_calls} of unknown end ${found.unknown_usd:.4f}"
+        + (" (v7 budget reconcile)" if found.unknown_calls else ""),
+        f"Month: {_forecast(found)}",
+        f"A call {_dollars(found.per_call_usd)} (n = {found.calls}) · an answered decision "
+        f"{_dollars(found.per_signal_usd)} (n = {found.answered}) · an accepted signal "
+        f"{_dollars(found.per_accepted_usd)} (n = {found.accepted})",
+    ]
+    return Group(periods, *([analysts] if found.analysts else []), *map(Text, lines))
+
+
+def _forecast(found: Costs) -> str:
+    told = found.forecast
+    if told is None:
+        return "no forecast: fewer than three whole days of calls"
+    return (
+        f"forecast ${told.expected_usd:.2f} (95 % in ${told.lower_usd:.2f} … ${told.upper_usd:.2f}, "
+        f"n = {told.n_days} days)"
+    )
+
+
+def _dollars(value: float | None) -> str:
+    return "–" if value is None else f"${value:.6f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
 
 
 def signals_table(store: Store, *, symbol: str | None, limit: int, accepted_only: bool, demo: bool) -> Table:

@@ -5,6 +5,7 @@ Everything runs in this process on the simulated market of March 2024, where XRP
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import pytest
 import typer
 
 from v7_pipeline import cli
+from v7_pipeline.sandbox.server import SandboxServer
 from v7_pipeline.store import open_store
 from v7_pipeline.store.schema import TABLES, THEORY_NAMES
 
@@ -28,7 +30,17 @@ DAY = "2024-03-05"
 SIGNAL = "v7-XRP-USD-20240305T002200Z"
 HOLD = "v7-DOGE-USD-20240305T002200Z"
 MARKER = "sk-marker-never-to-be-shown"
-COMMANDS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+
+
+def commands(group: Any = None, before: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command and group of commands by what is typed, such as "budget reconcile"."""
+    for name, found in (group or typer.main.get_command(cli.app)).commands.items():
+        yield " ".join((*before, name)), found
+        if hasattr(found, "commands"):
+            yield from commands(found, (*before, name))
+
+
+COMMANDS = dict(sorted(commands()))
 
 
 @dataclass(frozen=True)
@@ -122,14 +134,14 @@ def test_the_help_names_every_command_and_that_no_order_is_placed() -> None:
     said = v7("--help")
     assert said.code == 0 and "places no orders" in said.out
     for command in COMMANDS:
-        assert command in said.out
+        assert command.split()[0] in said.out
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_and_option_has_help(command: str) -> None:
-    said = v7(command, "--help")
+    said = v7(*command.split(), "--help")
     assert said.code == 0
-    found = typer.main.get_command(cli.app).commands[command]  # type: ignore[attr-defined]
+    found = COMMANDS[command]
     assert found.help and found.help.strip().endswith((".", "1."))
     for parameter in found.params:
         assert parameter.help, f"{command} {parameter.name}"
@@ -139,7 +151,7 @@ def test_every_command_and_option_has_help(command: str) -> None:
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"version", "warmup"}))
 def test_every_command_that_takes_something_shows_an_example(command: str) -> None:
-    assert f"v7 {command}" in v7(command, "--help").out.split("Example", 1)[1]
+    assert f"v7 {command}" in v7(*command.split(), "--help").out.split("Example", 1)[1]
 
 
 # --- bad arguments ------------------------------------------------------------------------
@@ -328,6 +340,37 @@ def test_lesson_21_stats_say_whose_outcomes_they_are_and_give_n(at_home: Scanned
     assert re.search(r"^1 scan, .* — DEMO", out)
     assert re.search(r"XRP-USD +│ +1 │ +0 │ +1 │ +0 │", out)
     assert re.search(r"OUTCOMES|none yet", out)
+
+
+def test_stats_and_budget_tell_what_a_call_a_signal_and_the_month_cost(at_home: Scanned) -> None:
+    calls = at_home.rows()["llm_calls"]
+    spent = calls["cost_usd"].sum()
+    line = next(line for line in v7("stats", "--demo").out.splitlines() if line.startswith("CALLS"))
+    assert f"today ${spent:.4f} of $3" in line
+    out = v7("budget", "--demo").out
+    assert "DEMO" in out and "fewer than three whole days" in out
+    assert f"A call ${spent / len(calls):.6f} (n = {len(calls)})" in out
+    told = json.loads(v7("budget", "--demo", "--json").out)
+    assert told["demo"] is True and told["day_usd"] == pytest.approx(spent) and told["forecast"] is None
+    assert told["analysts"][0]["model"] == "deepseek-flash"
+
+
+def test_a_reconcile_needs_someone_to_ask_and_keeps_the_first_balance(
+    at_home: Scanned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = v7("budget", "reconcile", "--demo")
+    assert alone.code == 1 and "did not answer" in alone.err and len(alone.err.splitlines()) == 1
+    with SandboxServer() as server:
+        monkeypatch.setenv("V7_SANDBOX_PORT", server.url.rpartition(":")[2])
+        dry = v7("budget", "--demo", "reconcile", "--dry-run")
+        assert dry.out.startswith("DEMO balance $110.00. Kept") and dry.out.endswith("Nothing written.\n")
+        assert at_home.rows()["balances"].empty
+        assert v7("budget", "reconcile", "--demo").code == 0
+        again = v7("budget", "reconcile", "--demo").out
+    assert "no call is of unknown end" in again
+    assert at_home.rows()["balances"]["total_usd"].tolist() == [110.0, 110.0]
+    monkeypatch.delenv("DEEPSEEK_API_KEY")
+    assert "there is no key" in refused("budget", "reconcile", "--live")
 
 
 # --- settings and doctor ------------------------------------------------------------------

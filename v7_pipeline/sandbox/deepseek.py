@@ -1,6 +1,6 @@
 """DeepSeek's chat completions on the wire: keys, parameters, JSON mode, usage with its cache kinds, balance.
 
-What is answered comes from answers.py; faults from faults.py; prices from the analyst's table. No decision belongs here.
+What is answered comes from answers.py, faults from faults.py, prices from the analyst's table; nothing is decided here.
 """
 
 from __future__ import annotations

@@ -353,10 +353,10 @@ _ALL: tuple[Table, ...] = (
     _build(
         "balances",
         "What the provider said is left on the account, and what the ledger knew then.",
-        ("analyst", "at"),
-        "at",
+        ("analyst", "asked_at"),
+        "asked_at",
         _text("analyst", "whose account"),
-        _time("at", "when it was asked"),
+        _time("asked_at", "when it was asked for"),
         _number("total_usd", "USD", "left on the account"),
         _number("granted_usd", "USD", "of which was granted", nullable=True),
         _number("topped_up_usd", "USD", "of which was paid in", nullable=True),
