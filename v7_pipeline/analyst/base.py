@@ -19,9 +19,12 @@ __all__ = [
     "Analyst",
     "AnalystError",
     "Answer",
+    "BookContext",
     "Decision",
+    "MarketContext",
     "Mode",
     "Question",
+    "ReferenceContext",
     "Side",
     "call_id_of",
     "mode_of",
@@ -62,6 +65,48 @@ def mode_of(aggressive: bool) -> Mode:
     return AGGRESSIVE if aggressive else CONSERVATIVE
 
 
+@dataclass(frozen=True, slots=True)
+class BookContext:
+    """The venue's order book: best prices in USD, depths in USD within 0.1 % of the mid price.
+
+    A depth is None where the levels that came end before that.
+    """
+
+    best_bid: float
+    best_ask: float
+    bid_depth_usd: float | None
+    ask_depth_usd: float | None
+
+    @property
+    def spread_bps(self) -> float:
+        """Ask minus bid over the mid price, in basis points."""
+        return 20_000 * (self.best_ask - self.best_bid) / (self.best_ask + self.best_bid)
+
+    @property
+    def imbalance(self) -> float | None:
+        """(bids − asks) ÷ (bids + asks) of the depths: −1 … 1; None where they are not known."""
+        bids, asks = self.bid_depth_usd, self.ask_depth_usd
+        return None if bids is None or asks is None or bids + asks <= 0 else (bids - asks) / (bids + asks)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceContext:
+    """CoinGecko's figures over many venues, in USD, and how old they were when they came, in seconds."""
+
+    price_usd: float
+    market_cap_usd: float | None
+    volume_24h_usd: float | None
+    age_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MarketContext:
+    """What else was known of a product when the question was made; None is missing."""
+
+    order_book: BookContext | None = None
+    coingecko: ReferenceContext | None = None
+
+
 @dataclass(frozen=True)
 class Question:
     """All that an analyst may know of one symbol at one scan.
@@ -89,6 +134,7 @@ class Question:
     room_usd: float | None
     aggressive: bool
     demo: bool
+    context: MarketContext = MarketContext()
 
     def __post_init__(self) -> None:
         require_aware(self.as_of, "as_of")

@@ -19,6 +19,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from v7_pipeline.analyst.base import AnalystError, Answer, Decision, Question, call_id_of, require_aware
+from v7_pipeline.analyst.grounding import ungrounded_against
 from v7_pipeline.analyst.ledger import (
     Answered,
     BudgetRefused,
@@ -381,6 +382,7 @@ class DeepSeekAnalyst:
             prompt_version=item.prompt_version,
             cost_usd=item.cost_usd,
             analyst=self.name,
+            ungrounded=None if answer is None else ungrounded_against(answer, item.messages),
         )
 
 

@@ -15,14 +15,34 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
-from v7_pipeline.analyst.base import AGGRESSIVE, CONSERVATIVE, Mode, Question, mode_of
+from v7_pipeline.analyst.base import (
+    AGGRESSIVE,
+    CONSERVATIVE,
+    BookContext,
+    MarketContext,
+    Mode,
+    Question,
+    ReferenceContext,
+    mode_of,
+)
 from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES, THEORY_VALUES, theory_columns
 
-__all__ = ["Message", "Prompt", "build_prompt", "document_of", "largest_prompt", "price_text", "prompt_version"]
+__all__ = [
+    "Message",
+    "Prompt",
+    "build_prompt",
+    "document_of",
+    "largest_prompt",
+    "price_text",
+    "prompt_version",
+    "stated",
+]
 
 Message = dict[str, str]
 MAX_TEXT = 240  # characters of any text in the document
+_COUNTS = frozenset({"outcomes", "phrases"})
 
+_FORM = "Reply with exactly one json object of this form and nothing else:"
 _EXAMPLE = (
     '{"signal": "BUY", "confidence": 0.62, "entry": 37120.55, "stop": 36980.25, "target": 37420.85, '
     '"horizon_minutes": 240, "reasoning": "Momentum is 2.1 standard deviations, above 98 % of random walks, and the '
@@ -63,8 +83,8 @@ def prompt_version() -> str:
 @cache
 def largest_prompt() -> Prompt:
     """A prompt about as long as they come, for reckoning before there is a question."""
-    question = _sample()
-    return build_prompt(replace(question, explanations=dict.fromkeys(THEORY_NAMES, "x" * MAX_TEXT)))
+    longest = "x" * MAX_TEXT
+    return build_prompt(replace(_sample(), explanations=dict.fromkeys(THEORY_NAMES, longest), open_position=longest))
 
 
 def document_of(question: Question) -> dict[str, Any]:
@@ -88,11 +108,13 @@ def document_of(question: Question) -> dict[str, Any]:
             "observed_share": _rounded(question.observed_share, 4),
         },
         "readings": readings,
+        "combined": _combined(question),
         "position": {"open": _text(question.open_position), "room_usd": _rounded(question.room_usd, 8)},
         "plan": {
             "horizon_minutes": question.horizon_minutes,
             "least_reward_risk": question.reward_risk,
         },
+        "context": _context(question),
     }
     # An open position is no reading: none open is a fact, not a gap.
     document["missing"] = [place for place in _nulls(document) if place != "position.open"]
@@ -107,6 +129,12 @@ def price_text(price: float, quote_increment: float) -> str:
 # --- the system part ------------------------------------------------------------------------
 
 
+@cache
+def stated(mode: Mode) -> str:
+    """The system part without its examples: what the prompt itself states, whose numbers a reply may quote."""
+    return _system(mode).partition(_FORM)[0]
+
+
 def _system(mode: Mode) -> str:
     """Fixed for a mode: nothing in it changes with time or data, so that the context cache can hold it."""
     theories = "\n".join(f"- {theory}: {_values_text(theory)}" for theory in THEORY_NAMES)
@@ -119,7 +147,17 @@ How to read it
 - Each theory in "readings" has its values, a percentile (the share of random walks of the same length whose headline
   value is lower; 0.5 is what noise gives), a vote from -1 (bearish) to 1 (bullish) where 0 abstains, a score from 0
   to 1 (how strongly it speaks) and one line of meaning.
-- Windowed values are over the last {HEADLINE_WINDOW} one-minute returns.
+- Windowed values are over the last {HEADLINE_WINDOW} one-minute returns ({HEADLINE_WINDOW // 60} hours).
+- market.change_24h is the change over 24 hours.
+- bayesian_win_rate is how often closed signals ended with a profit: the posterior mean, both ends of its 95 % credible
+  interval, and win_rate_n outcomes behind it.
+- combined: how many theories vote up and down, and the mean over all {len(THEORY_NAMES)} of vote times score, where an
+  abstaining theory counts as 0.
+- position.open is the side of the open position, null where none is open; position.room_usd is what may still be lost
+  before the nearest of the account's limits.
+- context may be missing. order_book is the venue's: spread in basis points, depth in USD within 0.1 % of the mid price,
+  imbalance from -1 (asks only) to 1 (bids only). coingecko is over many venues: distance is our price over theirs
+  minus 1.
 - null means not known; "missing" lists what is. Unknown is neither zero nor neutral.
 
 The theories' values
@@ -127,7 +165,7 @@ The theories' values
 
 How to decide: {mode.name} mode
 - BUY or SELL only where at least {mode.min_agreeing} theories vote for that side,
-  the mean over all ten of vote times score has that side's sign and is at least {mode.min_strength:g} in size,
+  combined.mean_vote_times_score has that side's sign and is at least {mode.min_strength:g} in size,
   and your confidence is at least {mode.min_confidence:.2f}. Otherwise HOLD; most scans are.
 - confidence is your probability, 0 to 1, that the trade ends with a profit after costs; for HOLD, that holding is
   right.
@@ -138,7 +176,7 @@ How to decide: {mode.name} mode
 - reasoning: at most three sentences; every number in it is quoted from the document.
 - key_theories: names from "readings" that decided; would_change_my_mind: what would make you decide otherwise.
 
-Reply with exactly one json object of this form and nothing else:
+{_FORM}
 {_EXAMPLE}
 and for HOLD:
 {_EXAMPLE_HOLD}"""
@@ -154,8 +192,8 @@ def _values_text(theory: str) -> str:
 def _theory(theory: str, question: Question) -> dict[str, Any]:
     readings = question.readings
     values = {
-        name: _rounded(readings.get(f"{name}_{HEADLINE_WINDOW}" if windowed else name), 4)
-        for name, _, _, windowed in THEORY_VALUES[theory]
+        name: _value(readings.get(f"{name}_{HEADLINE_WINDOW}" if windowed else name), unit)
+        for name, unit, _, windowed in THEORY_VALUES[theory]
     }
     return {
         "values": values,
@@ -164,6 +202,50 @@ def _theory(theory: str, question: Question) -> dict[str, Any]:
         "score": _fixed(readings.get(f"{theory}_score")),
         "meaning": _text(question.explanations.get(theory)),
     }
+
+
+def _combined(question: Question) -> dict[str, Any]:
+    """The votes counted and their mean with the scores, so that nobody has to reckon; null where no theory reads."""
+    readings = question.readings
+    pairs = [(_known(readings.get(f"{t}_vote")), _known(readings.get(f"{t}_score"))) for t in THEORY_NAMES]
+    voices = [vote * score for vote, score in pairs if vote is not None and score is not None]
+    if not voices:
+        return {"votes_up": None, "votes_down": None, "mean_vote_times_score": None}
+    return {
+        "votes_up": sum(voice > 0 for voice in voices),
+        "votes_down": sum(voice < 0 for voice in voices),
+        "mean_vote_times_score": _fixed(sum(voices) / len(THEORY_NAMES)),
+    }
+
+
+def _context(question: Question) -> dict[str, Any]:
+    book, reference = question.context.order_book, question.context.coingecko
+    increment = question.quote_increment
+    return {
+        "order_book": book
+        and {
+            "best_bid": _price(book.best_bid, increment),
+            "best_ask": _price(book.best_ask, increment),
+            "spread_bps": _rounded(book.spread_bps, 4),
+            "bid_depth_usd": _rounded(book.bid_depth_usd, 6),
+            "ask_depth_usd": _rounded(book.ask_depth_usd, 6),
+            "imbalance": _fixed(book.imbalance),
+        },
+        "coingecko": reference
+        and {
+            "price": _price(reference.price_usd, increment),
+            "distance": _rounded(question.market_price / reference.price_usd - 1.0, 4),
+            "market_cap_usd": _rounded(reference.market_cap_usd, 6),
+            "volume_24h_usd": _rounded(reference.volume_24h_usd, 6),
+            "age_seconds": _rounded(reference.age_s, 4),
+        },
+    }
+
+
+def _value(value: float | None, unit: str) -> float | None:
+    known = _known(value)
+    # A count is told in full: 12,345 outcomes are not 12,340.
+    return int(known) if known is not None and unit in _COUNTS and known.is_integer() else _rounded(known, 4)
 
 
 def _known(value: float | None) -> float | None:
@@ -227,4 +309,8 @@ def _sample() -> Question:
         explanations=dict.fromkeys(THEORY_NAMES, "a sentence"),
         market_price=12345.678, price_age_s=60.0, quote_increment=0.01, change_24h=0.0123, observed_share=0.98,
         horizon_minutes=240, reward_risk=1.5, open_position=None, room_usd=1000.0, aggressive=False, demo=False,
+        context=MarketContext(
+            order_book=BookContext(12345.67, 12345.68, 123456.7, 123456.7),
+            coingecko=ReferenceContext(12345.67, 1.23457e12, 1.23457e11, 60.0),
+        ),
     )  # fmt: skip
