@@ -371,6 +371,7 @@ def why_blocks(store: Store, key: str, *, demo: bool) -> Group:
             _readings_block(f"2 READINGS  as of {signal['features_as_of']:%H:%M}Z", features.iloc[0].to_dict())
         )
     parts += _call_blocks(signal, calls)
+    parts.append(_said_block(signal))
     parts.append(_gates_block(gated.iloc[0].to_dict()) if len(gated) else Text("5 GATES  not asked yet"))
     parts.append(_outcome_block(signal, outcome.iloc[0].to_dict() if len(outcome) else None, decimals))
     return Group(*parts)
@@ -442,6 +443,20 @@ def _call_blocks(signal: Mapping[str, Any], calls: Any) -> list[Any]:
         Panel(Text(prompt), title=f"3 PROMPT  version {call['prompt_version'][:12]}, {call['model']}"),
         Panel(Text(_text(call["raw_reply"])), title=f"4 REPLY  {told}"),
     ]
+
+
+def _said_block(signal: Mapping[str, Any]) -> Text:
+    """What would change the analyst's mind, and which numbers of its reasoning the prompt does not hold."""
+    lines = []
+    if not _missing(signal["would_change_my_mind"]):
+        lines.append(f"would change its mind: {signal['would_change_my_mind']}")
+    if _missing(signal["ungrounded_numbers"]):
+        lines.append("numbers of the reasoning: not checked against a prompt")
+    else:
+        wrong = json.loads(signal["ungrounded_numbers"])
+        told = f"NOT in the prompt: {', '.join(wrong)}" if wrong else "all in the prompt"
+        lines.append(f"numbers of the reasoning: {told}")
+    return Text("\n".join(lines))
 
 
 def _gates_block(gate: Mapping[str, Any]) -> Table:

@@ -6,6 +6,7 @@ Nothing else in the package reads the environment. No behaviour belongs here.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from datetime import date
@@ -81,6 +82,18 @@ class Settings(BaseSettings):
     daily_budget_usd: float = Field(3.0, ge=0, description="USD a UTC day for analyst calls")
     monthly_budget_usd: float = Field(100.0, ge=0, description="USD a UTC month for analyst calls")
 
+    # --- context --------------------------------------------------------------------------
+    context: Annotated[tuple[Literal["order_book", "coingecko"], ...], NoDecode] = Field(
+        (), description="what else the analyst is told in live scans: order_book, coingecko; separated by commas"
+    )
+    coingecko_url: str = Field("https://api.coingecko.com/api/v3", description="base URL of CoinGecko's API")
+    coingecko_api_key: SecretStr | None = Field(
+        None, validation_alias="COINGECKO_API_KEY", description="CoinGecko's demo key; it answers without one too"
+    )
+    rules_weights: Annotated[dict[str, float], NoDecode] = Field(
+        {}, description="the rules' weights that are not 1, such as price_momentum=2,risk_metrics=0"
+    )
+
     # --- gates ----------------------------------------------------------------------------
     max_signals_per_hour: int = Field(6, ge=0, description="accepted signals in any 60 min")
     max_price_age_s: float = Field(180.0, gt=0, description="s; newest closed candle's age at the scan's instant")
@@ -145,7 +158,33 @@ class Settings(BaseSettings):
     def _split_urls(cls, value: Any) -> Any:
         return tuple(value.split()) if isinstance(value, str) else value
 
-    @field_validator("deepseek_api_key", mode="before")
+    @field_validator("context", mode="before")
+    @classmethod
+    def _split_context(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        return tuple(dict.fromkeys(part.strip().lower() for part in parts if part.strip()))
+
+    @field_validator("rules_weights", mode="before")
+    @classmethod
+    def _split_weights(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        weights: dict[str, str] = {}
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            name, equals, weight = (word.strip() for word in part.partition("="))
+            if not (name and equals and weight) or name in weights:
+                raise ValueError(f"{part!r} is no weight of its own; write each theory once, as price_momentum=2")
+            weights[name] = weight
+        return weights
+
+    @field_validator("rules_weights")
+    @classmethod
+    def _weights_count(cls, value: dict[str, float]) -> dict[str, float]:
+        if not all(math.isfinite(weight) and weight >= 0 for weight in value.values()):
+            raise ValueError("weights are finite numbers, not negative")
+        return value
+
+    @field_validator("deepseek_api_key", "coingecko_api_key", mode="before")
     @classmethod
     def _blank_key_is_none(cls, value: Any) -> Any:
         return None if isinstance(value, str) and not value.strip() else value

@@ -26,7 +26,8 @@ Row = dict[str, Any]
 _DECISION = """
 SELECT s.signal_id, s.as_of, s.features_as_of, s.decided_at, s.symbol, s.strategy, s.analyst, s.side,
        s.confidence, s.entry_price, s.stop_price, s.target_price, s.horizon_minutes, s.reasoning,
-       s.key_theories, s.market_price, s.price_age_s, s.status, s.status_reason, s.source, g.accepted,
+       s.key_theories, s.would_change_my_mind, s.ungrounded_numbers,
+       s.market_price, s.price_age_s, s.status, s.status_reason, s.source, g.accepted,
        g.tier, g.reason_codes, g.gates_off, g.quantity, g.risk_usd, o.outcome, o.exit_reason, o.entry_time,
        o.exit_time, o.net_return, o.r_multiple, o.pnl_usd
 FROM llm_signals s
@@ -106,7 +107,11 @@ def signals(store: ReadableStore, *, symbol: str | None, limit: int) -> list[Row
 def _rows(frame: pd.DataFrame) -> list[Row]:
     """Rows as plain Python values; NaN, NaT and NA become None."""
     plain = frame.astype(object).where(frame.notna(), None)
-    return [{str(name): _plain(value) for name, value in row.items()} for row in plain.to_dict("records")]
+    rows = [{str(name): _plain(value) for name, value in row.items()} for row in plain.to_dict("records")]
+    for row in rows:
+        if row.get("ungrounded_numbers") is not None:
+            row["ungrounded_numbers"] = json.loads(row["ungrounded_numbers"])
+    return rows
 
 
 def _plain(value: Any) -> Any:

@@ -154,12 +154,14 @@ class CoinbaseClient:
         path = self._wire.product_path(symbol)
         return self._transport.get(path, {}, subject=symbol, read=self._wire.read_product)
 
-    def order_book(self, symbol: str, depth: int = 50) -> OrderBook:
-        """The best `depth` price levels of each side (the Exchange API sends at most 50 on level 2)."""
+    def order_book(self, symbol: str, depth: int = 50, *, retries: int | None = None) -> OrderBook:
+        """At most the best `depth` price levels of each side; `retries` where fewer are wanted than the client's."""
         path, params = self._wire.book_request(symbol, depth)
-        return self._transport.get(
-            path, params, subject=symbol, read=lambda payload: self._wire.read_book(symbol, payload, depth)
-        )
+
+        def read(answer: Answer) -> OrderBook:
+            return self._wire.read_book(symbol, json.loads(answer.body), depth)
+
+        return self._transport.ask(path, params, subject=symbol, read=read, retries=retries)
 
     def server_time(self) -> datetime:
         """The market's clock: its time endpoint, or the Date header (whole seconds) of an answer without one.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 from requests import exceptions as errors
@@ -26,6 +26,9 @@ from urllib3.util.retry import Retry
 from v7_pipeline import __version__
 from v7_pipeline.market.errors import MarketError
 from v7_pipeline.market.wire import Malformed, error_text
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 __all__ = ["Answer", "Limiter", "Transport", "process_limiter"]
 
@@ -84,6 +87,7 @@ class Transport:
     """GET requests to one base URL, safe to use from many threads.
 
     `name` is who is asked ("Coinbase") and `url_setting` the setting that names the address, both for messages.
+    `secret_headers` go with every request and never further: redirects are not followed then.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Transport:
         limiter: Limiter,
         sleep: Callable[[float], None],
         connections: int,
+        secret_headers: Mapping[str, SecretStr] | None = None,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._name = name
@@ -106,6 +111,7 @@ class Transport:
         self._acquire = limiter
         self._sleep = sleep
         self._connections = connections
+        self._secrets = dict(secret_headers or {})
         self._backoff = wait_exponential_jitter(multiplier=0.5, max=8, jitter=0.5)
 
     @property
@@ -131,7 +137,7 @@ class Transport:
         accept: frozenset[int] = frozenset({200}),
         retries: int | None = None,
     ) -> T:
-        """As `get`, of the whole answer; `accept` are the statuses that `read` can read."""
+        """As `get`, of the whole answer; `accept` are the statuses that `read` can read: they are not asked again."""
         attempts = 1 + (self._retries if retries is None else retries)
         retrying = Retrying(
             stop=stop_after_attempt(attempts),
@@ -156,7 +162,7 @@ class Transport:
     ) -> T:
         self._acquire()
         answer = self._send(path, params, subject)
-        if answer.status in _RETRIED or answer.status >= 500:
+        if answer.status not in accept and (answer.status in _RETRIED or answer.status >= 500):
             raise self._asked_to_wait(answer, subject)
         if answer.status not in accept:
             raise MarketError(self._refusal(answer, subject))
@@ -175,7 +181,14 @@ class Transport:
         hint = f"check the connection or set {self._setting}"
         try:
             deadline = time.monotonic() + self._timeout_s
-            with self._session.get(self._base + path, params=params, timeout=self._timeout_s, stream=True) as got:
+            with self._session.get(
+                self._base + path,
+                params=params,
+                headers={name: value.get_secret_value() for name, value in self._secrets.items()},
+                timeout=self._timeout_s,
+                stream=True,
+                allow_redirects=not self._secrets,
+            ) as got:
                 return Answer(got.status_code, got.headers, self._body(got, deadline))
         except (errors.InvalidURL, errors.InvalidSchema, errors.MissingSchema):
             raise MarketError(

@@ -76,6 +76,8 @@ def sandbox_settings(settings: Settings, url: str) -> Settings:
             "exchange_url": url,
             "advanced_url": url,
             "deepseek_url": url,
+            "coingecko_url": f"{url}/api/v3",
+            "coingecko_api_key": None,
             "deepseek_api_key": SecretStr("demo-key-of-the-sandbox"),
             # The sandbox is ours and on this machine; its speed is its own limit.
             "market_rate_per_s": 1000,

@@ -26,6 +26,7 @@ ADVANCED_GRANULARITIES = {
 }  # fmt: skip
 _MOST_INTERVALS = 300  # Exchange: end − start in intervals; both ends are inclusive, so 301 rows
 _MOST_CANDLES = 350  # Advanced Trade: rows
+_BOOK_LEVELS = 500  # a side at level 2: the whole book, which is made no deeper
 _CDN_S = 300  # without start and end the answer may be a copy this old
 
 Query = Mapping[str, str]
@@ -51,7 +52,7 @@ def book(api: Api, source: Source, symbol: str, query: Query, now: datetime) -> 
     number = query.get("level", "1") if api == "exchange" else query.get("limit", "50")
     if not number.isdigit():
         return JSONResponse({"message": "Invalid level" if api == "exchange" else "limit is invalid"}, 400)
-    depth = (1 if number == "1" else 50) if api == "exchange" else min(max(int(number), 1), 500)
+    depth = (1 if number == "1" else _BOOK_LEVELS) if api == "exchange" else min(max(int(number), 1), _BOOK_LEVELS)
     decimals = source.decimals(symbol)
     made = make_book(symbol, price, decimals, now, depth)
     if api == "exchange":

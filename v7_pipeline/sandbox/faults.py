@@ -20,8 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 __all__ = ["ENDPOINTS", "TRANSPORT", "Api", "Fault", "FaultError", "Faults", "answer_with", "error_body"]
 
-Api = Literal["exchange", "advanced", "deepseek"]
-ENDPOINTS = ("candles", "book", "product", "time", "chat", "balance", "models")
+Api = Literal["exchange", "advanced", "coingecko", "deepseek"]
+ENDPOINTS = ("candles", "book", "product", "time", "chat", "balance", "models", "coingecko")
 TRANSPORT = "v7.transport"  # key of the ASGI scope under which the server puts the connection
 
 Kind = Literal[
@@ -43,7 +43,7 @@ class Fault(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    path: Literal["candles", "book", "product", "time", "chat", "balance", "models", "*"]
+    path: Literal["candles", "book", "product", "time", "chat", "balance", "models", "coingecko", "*"]
     kind: Kind
     symbol: str | None = None
     """Only requests about this product; for chat, the prompt's."""
@@ -151,6 +151,8 @@ def error_body(api: Api, status: int) -> bytes:
         document = {"message": "Public rate limit exceeded" if status == 429 else text}
     elif api == "advanced" and status == 429:
         document = {"errors": [{"id": "rate_limit_exceeded", "message": text}]}
+    elif api == "coingecko":
+        document = {"status": {"error_code": status, "error_message": text}}
     elif api == "advanced":
         document = {"error": text.upper().replace(" ", "_"), "error_details": text, "message": text}
     else:

@@ -1,4 +1,4 @@
-"""The sandbox's server: routes, counts, rate limit and faults around coinbase.py and deepseek.py; started here.
+"""The sandbox's server: routes, counts, rate limit and faults around coinbase.py, coingecko.py and deepseek.py.
 
 Every answer carries the header X-V7-Demo. Prices belong to simulator.py and replay.py.
 """
@@ -27,7 +27,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from v7_pipeline.sandbox import coinbase, deepseek
+from v7_pipeline.sandbox import coinbase, coingecko, deepseek
 from v7_pipeline.sandbox.answers import Answerer, document_of, rules_answer
 from v7_pipeline.sandbox.faults import TRANSPORT, Api, Fault, FaultError, Faults, answer_with, error_body
 from v7_pipeline.sandbox.replay import Replay
@@ -183,6 +183,7 @@ class _Room:
             routes.append(self._route(f"{prefix}/chat/completions", "chat", "deepseek", self._chat, "POST"))
             routes.append(self._route(f"{prefix}/models", "models", "deepseek", self._models))
         routes.append(self._route("/user/balance", "balance", "deepseek", self._balance))
+        routes.append(self._route("/api/v3/simple/price", "coingecko", "coingecko", self._coingecko))
         routes += [
             Route("/", self._front),
             Route("/health", self._health),
@@ -196,7 +197,11 @@ class _Room:
         async def endpoint(request: Request) -> Response:
             body = await request.body()
             self.counts[name] += 1
-            if self._limit and api != "deepseek" and not self._limit.allows(_client(request), time.monotonic()):
+            if (
+                self._limit
+                and api in ("exchange", "advanced")
+                and not self._limit.allows(_client(request), time.monotonic())
+            ):
                 return Response(error_body(api, 429), 429, media_type="application/json")
 
             async def produce(lag_s: float) -> Response:
@@ -228,6 +233,9 @@ class _Room:
 
     def _balance(self, request: Request, body: bytes, now: datetime, lag_s: float) -> Response:
         return deepseek.balance(request.headers, self.account)
+
+    def _coingecko(self, request: Request, body: bytes, now: datetime, lag_s: float) -> Response:
+        return coingecko.simple_price(self.source, request.query_params, now)
 
     def _models(self, request: Request, body: bytes, now: datetime, lag_s: float) -> Response:
         return deepseek.models(request.headers)
@@ -317,7 +325,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>V7 sandbo
 b.demo{{background:#b45309;color:#fff;padding:.1rem .5rem;border-radius:.3rem}}
 td{{padding:.15rem 1rem .15rem 0;vertical-align:top}}</style>
 <h1>V7 sandbox <b class="demo">DEMO</b></h1>
-<p>This server stands in for Coinbase and DeepSeek. Its prices are {prices}, its analyst is a set of rules:
+<p>This server stands in for Coinbase, CoinGecko and DeepSeek. Its prices are {prices}, its analyst is a set of rules:
 nothing here is real, and none of it is advice.</p>
 <table>{rows}</table></html>
 """
@@ -333,6 +341,7 @@ _ENDPOINTS = (
     (f"GET {_ADVANCED}/market/products/{{id}} · {_ADVANCED}/time", "Advanced Trade: product, server time"),
     ("POST /chat/completions", "DeepSeek: answered by the rules; any Bearer key without “invalid” in it"),
     ("GET /user/balance · GET /models", "DeepSeek: balance, models"),
+    ("GET /api/v3/simple/price?ids=bitcoin&vs_currencies=usd", "CoinGecko: prices over many venues"),
     (
         "GET, POST, DELETE /_faults",
         'switch faults on, e.g. {"path": "candles", "kind": "status", "status": 429, "count": 2}',

@@ -13,11 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from v7_pipeline.analyst.base import Decision, Question
+from v7_pipeline.analyst.base import Decision, MarketContext, Question
 from v7_pipeline.gates.evaluate import GateContext, GateLimits, before_call, why_not
 from v7_pipeline.gates.reasons import NO_READING
 from v7_pipeline.scan.account import Account, read_account, rule_set
-from v7_pipeline.scan.context import ScanContext, StepResult, Write
+from v7_pipeline.scan.context import ScanContext, StepResult, Write, persist
+from v7_pipeline.scan.market_context import context_of, fetch_context, stored_context
 from v7_pipeline.store import signal_id
 from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES, theory_columns
 from v7_pipeline.theories import explain
@@ -55,9 +56,16 @@ def decide(ctx: ScanContext) -> StepResult:
         markets = _markets(ctx, reader)
         if todo:
             account, spent, context = gate_inputs(ctx, reader, readings)
+            known = stored_context(ctx, reader)
     differences = _differences(existing, readings)
     if not todo:
-        notes = {"kept": kept, "differences": differences, "cost_usd": 0.0, "spent_today_usd": 0.0}
+        notes = {
+            "kept": kept,
+            "differences": differences,
+            "cost_usd": 0.0,
+            "spent_today_usd": 0.0,
+            "context_faults": {},
+        }
         return StepResult(notes=notes)
     cheap = before_call(
         todo,
@@ -67,10 +75,11 @@ def decide(ctx: ScanContext) -> StepResult:
         rotation=rotation(ctx.as_of),
     )
     reasons = {symbol: why_not(cheap[symbol], context) for symbol in todo}
+    asked = [s for s in todo if reasons[s] is None and s in readings and s in markets]
+    known, context_write = _market_context(ctx, asked, known)
     questions = [
-        _question(ctx, symbol, readings[symbol], markets[symbol], account)
-        for symbol in todo
-        if reasons[symbol] is None and symbol in readings and symbol in markets
+        _question(ctx, symbol, readings[symbol], markets[symbol], account, context_of(known.get(symbol)))
+        for symbol in asked
     ]
     decisions = {d.signal_id: d for d in ctx.analyst.decide(questions, now=ctx.clock())} if questions else {}
     rows = [
@@ -83,8 +92,25 @@ def decide(ctx: ScanContext) -> StepResult:
         "differences": differences,
         "cost_usd": cost,
         "spent_today_usd": spent["day"] + cost,
+        "context_faults": {s: faults for s in asked if s in known and (faults := json.loads(known[s]["faults"]))},
     }
-    return StepResult((Write("llm_signals", ctx.marked_rows("llm_signals", rows), "new"),), notes)
+    return StepResult((Write("llm_signals", ctx.marked_rows("llm_signals", rows), "new"), *context_write), notes)
+
+
+def _market_context(
+    ctx: ScanContext, symbols: Sequence[str], known: Mapping[str, dict[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], tuple[Write, ...]]:
+    """What else is known of `symbols`, from the store or asked for now, and what of it is to be written.
+
+    It is written before the question is asked, and kept by the step's own write: a scan that dies between asking and
+    writing its decisions asks the very same question again, and finds its answer paid.
+    """
+    fetched = fetch_context(ctx, [symbol for symbol in symbols if symbol not in known])
+    if not fetched:
+        return dict(known), ()
+    write = Write("market_context", ctx.marked_rows("market_context", fetched), "new")
+    persist(ctx.store, StepResult((write,)))
+    return {**known, **{row["symbol"]: row for row in fetched}}, (write,)
 
 
 def rotation(as_of: datetime) -> int:
@@ -185,7 +211,12 @@ def _markets(ctx: ScanContext, reader: Any) -> dict[str, dict[str, Any]]:
 
 
 def _question(
-    ctx: ScanContext, symbol: str, reading: Mapping[str, Any], market: Mapping[str, Any], account: Account
+    ctx: ScanContext,
+    symbol: str,
+    reading: Mapping[str, Any],
+    market: Mapping[str, Any],
+    account: Account,
+    context: MarketContext,
 ) -> Question:
     return Question(
         signal_id=_id(ctx, symbol),
@@ -207,6 +238,7 @@ def _question(
         room_usd=account.state.room_usd,
         aggressive=ctx.settings.aggressive,
         demo=ctx.is_demo,
+        context=context,
     )
 
 

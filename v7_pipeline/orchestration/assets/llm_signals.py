@@ -1,6 +1,7 @@
 """llm_signals: one decision for each scan and symbol, or the reason why there is none. A fact, written once."""
 
 # No postponed annotations here: Dagster reads those of its decorated functions as they are.
+import json
 from typing import Any
 
 import dagster as dg
@@ -37,7 +38,7 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
 
         rows = pd.concat([rows, result.frame("llm_signals")]).drop_duplicates("signal_id").sort_values("symbol")
     table = markdown_table(
-        ("symbol", "status", "side", "confidence", "entry", "stop", "target"),
+        ("symbol", "status", "side", "confidence", "entry", "stop", "target", "not in the prompt"),
         (
             (
                 row["symbol"],
@@ -47,6 +48,7 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
                 row["entry_price"],
                 row["stop_price"],
                 row["target_price"],
+                _ungrounded(row["ungrounded_numbers"]),
             )
             for row in rows.to_dict("records")
         ),
@@ -61,3 +63,8 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
         "already_decided": len(result.notes["kept"]),
         "differences": dg.MetadataValue.json(result.notes["differences"]),
     }
+
+
+def _ungrounded(listed: Any) -> str | None:
+    """Numbers of a reasoning that its prompt does not hold; "none" where they were checked and all are there."""
+    return (", ".join(json.loads(listed)) or "none") if isinstance(listed, str) else None
