@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from v7_pipeline.analyst.base import Answer
+from v7_pipeline.analyst.ledger import Ledger
 from v7_pipeline.analyst.reply import Abstention, parse_reply
 from v7_pipeline.analyst.wire import read_completion
+from v7_pipeline.store import Store
 from v7_pipeline.store.schema import THEORY_NAMES
-from v7_pipeline_tests.analyst.conftest import completion
+from v7_pipeline_tests.analyst.conftest import NOW, ScriptedServer, analyst, completion, question
 from v7_pipeline_tests.shared_data import needs_shared
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -140,6 +143,28 @@ def test_a_reply_with_any_one_character_left_out_is_sound(name: str) -> None:
     text = VALID[name]["text"]
     for place in range(len(text)):
         assert_sound(text[:place] + text[place + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("free prose", "another side in prose"), ("markdown fence", "confidence in percent"),
+        ("BUY with its stop above", "two objects"), ("an extra key", "HOLD with a plan"),
+    ],
+)  # fmt: skip
+def test_two_faulty_replies_end_in_an_abstention_after_exactly_two_attempts(
+    serve: Callable[..., ScriptedServer], ledger: Ledger, store: Store, first: str, second: str
+) -> None:
+    prose = {"free prose": "I would BUY now.", "another side in prose": "Then SELL, at 90 %."}
+    texts = [prose[name] if name in prose else MALFORMED[name]["text"] for name in (first, second)]
+    server = serve(*[(200, completion(text)) for text in texts], (200, completion(VALID["a BUY"]["text"])))
+    (decision,) = analyst(ledger, server.url).decide([question()], now=NOW)
+    expected = "NOT_JSON" if second in prose else MALFORMED[second]["reason"]
+    assert (decision.status, decision.status_reason, decision.answer) == ("abstained", expected, None)
+    calls = store.query("SELECT attempt, status, raw_reply FROM llm_calls ORDER BY attempt")
+    assert calls["attempt"].tolist() == [1, 2] and set(calls["status"]) == {"settled"}
+    assert calls["raw_reply"].tolist() == texts
+    assert len(server.requests) == 2
 
 
 # --- the recordings -------------------------------------------------------------------------
