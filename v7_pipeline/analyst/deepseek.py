@@ -7,7 +7,6 @@ balance, request, price) raises AnalystError. Never is a decision made of free t
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from v7_pipeline.analyst.base import AnalystError, Answer, Decision, Question, call_id_of, require_aware
@@ -32,14 +30,25 @@ from v7_pipeline.analyst.ledger import (
 )
 from v7_pipeline.analyst.prices import PriceTable, token_upper_bound
 from v7_pipeline.analyst.prompt import Message, build_prompt, largest_prompt
+from v7_pipeline.analyst.regimes import note_regimes
 from v7_pipeline.analyst.reply import BLANK, OVERLOADED, REPAIRABLE, Abstention, parse_reply
-from v7_pipeline.analyst.wire import read_completion, redacted
+from v7_pipeline.analyst.wire import Parameters, messages_text, prompt_hash, read_completion, redacted
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
     from pydantic import SecretStr
 
-__all__ = ["CONNECTION", "RATE_LIMITED", "SERVER_ERROR", "TIMEOUT", "UNREADABLE", "AnalystError", "DeepSeekAnalyst"]
+__all__ = [
+    "CONNECTION",
+    "RATE_LIMITED",
+    "SERVER_ERROR",
+    "TIMEOUT",
+    "UNREADABLE",
+    "AnalystError",
+    "Asked",
+    "DeepSeekAnalyst",
+    "asked",
+]
 
 # Reason codes of abstentions that have no reply; reply.py has those of replies.
 TIMEOUT = "TIMEOUT"
@@ -48,15 +57,19 @@ SERVER_ERROR = "SERVER_ERROR"
 CONNECTION = "CONNECTION"
 UNREADABLE = "UNREADABLE"
 REFUSED = "REFUSED"  # never a decision's reason: it raises AnalystError
+NO_USAGE = "the answer has no usage"  # an ending's error that says nothing against the answer
 MAX_UNREAD = 4_000  # characters kept of a body that is no completion
 
+# {key}: the variable that holds the key; {set_up}: where address, model and limits are set.
 _REMEDIES = {
-    400: "the request was refused as malformed; check V7_DEEPSEEK_MODEL and V7_DEEPSEEK_URL",
-    401: "the key was refused; set a valid DEEPSEEK_API_KEY",
+    400: "the request was refused as malformed; check {set_up}",
+    401: "the key was refused; set a valid {key}",
     402: "the account's balance is used up; top it up, or choose V7_ANALYST=rules",
-    404: "nothing answers there; check V7_DEEPSEEK_URL and V7_DEEPSEEK_MODEL",
-    422: "a parameter was refused; check V7_DEEPSEEK_MODEL and V7_DEEPSEEK_MAX_TOKENS",
+    403: "the key may not do this; check {key}",
+    404: "nothing answers there; check {set_up}",
+    422: "a parameter was refused; check {set_up}",
 }
+OWN_SET_UP = "V7_DEEPSEEK_URL, V7_DEEPSEEK_MODEL and V7_DEEPSEEK_MAX_TOKENS"
 # Connections that never came to be: no request was sent, so nothing can be billed.
 _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"})
 IN_FLIGHT_MARGIN_S = 5.0  # beyond the deadline, a reservation of another run belongs to one that died
@@ -74,11 +87,31 @@ class _FailedAttempt(Exception):  # noqa: N818 - a step of the retry loop, never
         self.reason, self.detail, self.again = reason, detail, again
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question in the words it is sent in: the messages, of which signal, and the version of their template."""
+
+    signal_id: str
+    symbol: str
+    as_of: datetime
+    messages: tuple[Message, ...]
+    prompt_version: str
+
+    def __post_init__(self) -> None:
+        require_aware(self.as_of, "as_of")
+
+
+def asked(question: Question) -> Asked:
+    """`question` in today's words."""
+    prompt = build_prompt(question)
+    return Asked(question.signal_id, question.symbol, question.as_of, prompt.messages, prompt.version)
+
+
 @dataclass
 class _Asking:
     """One question on its way: the messages of its next attempt, what is reserved for it, and what it has cost."""
 
-    question: Question
+    question: Asked
     call_id: str
     messages: tuple[Message, ...]
     prompt_version: str
@@ -92,9 +125,10 @@ class _Asking:
 
 
 class DeepSeekAnalyst:
-    """The DeepSeek client behind the Analyst protocol.
+    """The DeepSeek client behind the Analyst protocol; any service of OpenAI's format by its address, model and name.
 
-    `deadline_s` bounds one call with all its attempts, in seconds: while queued the server sends blank lines, so no
+    `thinking` and `json_mode` are wire.Parameters'; `key_name` and `set_up` name, in errors, where the key and the rest
+    are set. `deadline_s` bounds one call with all its attempts, in seconds: while queued the server sends blank lines, so no
     time-out between bytes would ever fire. An attempt gets half of it, so that one that hangs can be tried again.
     `retries` is how often what may be retried is; `backoff_s` the first pause's mean, doubling, with jitter.
     Raises AnalystError where the key cannot be one, or the model has no price now.
@@ -114,22 +148,20 @@ class DeepSeekAnalyst:
         retries: int = 2,
         backoff_s: float = 0.5,
         name: str = "deepseek",
+        thinking: bool | None = False,
+        json_mode: bool = True,
+        key_name: str = "DEEPSEEK_API_KEY",
+        set_up: str = OWN_SET_UP,
     ) -> None:
         key = api_key.get_secret_value()
         if not (key and key.isascii() and key.isprintable() and " " not in key):
-            raise AnalystError("DEEPSEEK_API_KEY is blank or has characters that no key has; copy it again")
+            raise AnalystError(f"{key_name} is blank or has characters that no key has; copy it again")
         self.name = name
+        self._key_name, self._set_up = key_name, set_up
         self._ledger, self._prices, self._clock = ledger, prices, clock
         self._api_key, self._base_url, self._model = api_key, base_url, model
         self._deadline_s, self._retries, self._backoff_s = deadline_s, retries, backoff_s
-        self._parameters: dict[str, Any] = {
-            "temperature": 0.0,
-            "max_tokens": max_tokens,
-            "response_format": {"type": "json_object"},
-            "stream": False,
-        }
-        # Thinking is on unless told otherwise, and costs about ten times as much.
-        self._extra: dict[str, Any] = {"thinking": {"type": "disabled"}}
+        self._parameters = Parameters(max_tokens, thinking, json_mode)
         prices.price_for(model, clock())
 
     @property
@@ -144,8 +176,15 @@ class DeepSeekAnalyst:
         calls have been settled, so that a rerun finds their answers.
         """
         require_aware(now, "now")
+        return self.ask([asked(question) for question in questions])
+
+    def ask(self, questions: Sequence[Asked]) -> list[Decision]:
+        """`decide` for messages that are sent as they are, such as another analyst was sent before."""
         self._prices.price_for(self._model, self._clock())
-        asking = [self._asking(question) for question in questions]
+        asking = [
+            _Asking(question, call_id_of(self.name, question.signal_id), question.messages, question.prompt_version)
+            for question in questions
+        ]
         done: dict[str, Decision] = {}
         for item, result in zip(asking, self._reserve_or_reuse(asking), strict=True):
             if isinstance(result, BudgetRefused):
@@ -158,6 +197,10 @@ class DeepSeekAnalyst:
         if waiting:
             done |= {decision.signal_id: decision for decision in _run(self._ask_all(waiting))}
         return [done[question.signal_id] for question in questions]
+
+    def worst_case_of(self, question: Asked) -> float:
+        """USD that one attempt at these messages may cost at most, now."""
+        return self._worst_case(question.messages, self._clock())
 
     # --- before the call --------------------------------------------------------------------
 
@@ -181,13 +224,8 @@ class DeepSeekAnalyst:
             except CallInFlightError:
                 time.sleep(IN_FLIGHT_POLL_S)
 
-    def _asking(self, question: Question) -> _Asking:
-        prompt = build_prompt(question)
-        return _Asking(question, call_id_of(self.name, question.signal_id), prompt.messages, prompt.version)
-
     def _call(self, item: _Asking) -> Call:
-        parameters = json.dumps(self._parameters | self._extra, sort_keys=True)
-        messages = json.dumps(item.messages, ensure_ascii=False)
+        messages = messages_text(item.messages)
         now = self._clock()
         return Call(
             call_id=item.call_id,
@@ -197,9 +235,9 @@ class DeepSeekAnalyst:
             analyst=self.name,
             model=self._model,
             prompt=messages,
-            prompt_hash=sha256(f"{self._model}\n{parameters}\n{messages}".encode()).hexdigest(),
+            prompt_hash=prompt_hash(self._model, self._parameters.text, messages),
             prompt_version=item.prompt_version,
-            parameters=parameters,
+            parameters=self._parameters.text,
             price_version=self._prices.price_for(self._model, now).version,
             worst_case_usd=self._worst_case(item.messages, now),
         )
@@ -209,7 +247,7 @@ class DeepSeekAnalyst:
             self._model,
             now,
             prompt_tokens=token_upper_bound(messages),
-            max_tokens=self._parameters["max_tokens"],
+            max_tokens=self._parameters.max_tokens,
         )
 
     # --- the call ---------------------------------------------------------------------------
@@ -298,7 +336,7 @@ class DeepSeekAnalyst:
         parsed = parse_reply(received.text, received.finish_reason)
         error = f"{parsed.reason}: {parsed.detail}" if isinstance(parsed, Abstention) else None
         if received.usage is None:
-            ending = reserved.unknown(error or "the answer has no usage", self._clock(), received=received)
+            ending = reserved.unknown(error or NO_USAGE, self._clock(), received=received)
         else:
             cost = self._prices.cost(self._model, received.usage, reserved.reserved_at)
             ending = reserved.settled(received, cost, self._clock(), error)
@@ -335,8 +373,8 @@ class DeepSeekAnalyst:
                 response = await client.chat.completions.with_raw_response.create(
                     model=self._model,
                     messages=list(messages),  # type: ignore[arg-type]
-                    extra_body=self._extra,
-                    **self._parameters,
+                    extra_body=self._parameters.extra,
+                    **self._parameters.known,
                 )
                 return response.text
         except (TimeoutError, APITimeoutError):
@@ -360,8 +398,10 @@ class DeepSeekAnalyst:
         """What to raise where the service refused the request as such: trying again cannot help."""
         if lost.reason != REFUSED:
             return None
-        remedy = _REMEDIES.get(lost.status or 0, "check V7_DEEPSEEK_URL and the service's status")
-        return AnalystError(f"{self.name} answered {lost.detail}: {remedy}")
+        remedy = _REMEDIES.get(lost.status or 0, "check {set_up} and the service's status")
+        return AnalystError(
+            f"{self.name} answered {lost.detail}: {remedy.format(key=self._key_name, set_up=self._set_up)}"
+        )
 
     # --- after the call ---------------------------------------------------------------------
 
@@ -406,7 +446,7 @@ class _Writer:
         self._pending.append(ending)
         async with self._turn:
             batch, self._pending = self._pending, []
-            await asyncio.to_thread(self._ledger.write, batch)
+            await asyncio.to_thread(self._ledger.write, batch, also=lambda tx: note_regimes(tx, batch))
 
 
 def _repair(text: str, fault: str) -> tuple[Message, Message]:

@@ -6,7 +6,7 @@ Spend is always a query over the stored rows; nothing is kept in memory. Prices 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -17,7 +17,7 @@ from v7_pipeline.store.schema import PROVENANCE, table
 
 if TYPE_CHECKING:
     from v7_pipeline.analyst.prices import Usage
-    from v7_pipeline.store import Store
+    from v7_pipeline.store import Store, Transaction
 
 __all__ = [
     "Answered",
@@ -264,12 +264,14 @@ class Ledger:
                 tx.insert_new("llm_calls", arrow_rows("llm_calls", rows))
         return results
 
-    def write(self, endings: Sequence[Ending]) -> None:
-        """Write how reserved calls ended, all in one transaction."""
+    def write(self, endings: Sequence[Ending], *, also: Callable[[Transaction], None] | None = None) -> None:
+        """Write how reserved calls ended, all in one transaction; `also` writes what belongs to them into the same."""
         if not endings:
             return
         with self._store.transaction() as tx:
             tx.upsert("llm_calls", arrow_rows("llm_calls", [ending.row for ending in endings]))
+            if also is not None:
+                also(tx)
 
     def answered(self, call_ids: Sequence[str]) -> dict[str, Answered]:
         """The newest answer to each of these calls that has one.

@@ -1,4 +1,4 @@
-"""The wire format of chat completions: the body of an answer read by a total function, and a message without secrets.
+"""The wire format of chat completions: a request's parameters and hash, the body of an answer read by a total function.
 
 What the text inside an answer means belongs to reply.py.
 """
@@ -6,15 +6,57 @@ What the text inside an answer means belongs to reply.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from v7_pipeline.analyst.ledger import Received
 from v7_pipeline.analyst.prices import Usage
 
-__all__ = ["read_completion", "redacted"]
+__all__ = ["Parameters", "messages_text", "prompt_hash", "read_completion", "redacted"]
 
 MAX_MESSAGE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What is sent beside model and messages.
+
+    `thinking` is DeepSeek's own parameter: None leaves it out, since other services refuse what they do not know.
+    `json_mode` asks for JSON by response_format, which not every service has.
+    """
+
+    max_tokens: int
+    thinking: bool | None = False
+    json_mode: bool = True
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """Those of OpenAI's format."""
+        form: dict[str, Any] = {"response_format": {"type": "json_object"}} if self.json_mode else {}
+        return {"temperature": 0.0, "max_tokens": self.max_tokens, **form, "stream": False}
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Those that only some services know."""
+        # DeepSeek thinks unless told otherwise, and that costs about ten times as much.
+        return {} if self.thinking is None else {"thinking": {"type": "enabled" if self.thinking else "disabled"}}
+
+    @property
+    def text(self) -> str:
+        """All of them, as the ledger has them."""
+        return json.dumps(self.known | self.extra, sort_keys=True)
+
+
+def messages_text(messages: Sequence[Mapping[str, str]]) -> str:
+    """Messages as the ledger has them."""
+    return json.dumps([dict(message) for message in messages], ensure_ascii=False)
+
+
+def prompt_hash(model: str, parameters: str, messages: str) -> str:
+    """The identity of a request: SHA-256 of model, parameters and messages, the latter two as the ledger has them."""
+    return sha256(f"{model}\n{parameters}\n{messages}".encode()).hexdigest()
 
 
 def read_completion(body: str, latency_s: float) -> Received | None:
