@@ -178,17 +178,22 @@ def backtest(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete what an earlier one of the same span left.")] = False,
     demo: Demo = None,
 ) -> None:
-    """The scans of whole days again, over stored candles, by the rules; the report is printed and kept as markdown."""
+    """The scans of whole days again, over stored candles; the report is printed and kept as markdown.
+
+    The rules decide; with V7_ANALYST=replay, what the ledger holds.
+    """
     from rich.markdown import Markdown
 
     from v7_pipeline.backtest import backtest_id, markdown, replay, report
     from v7_pipeline.console import RichTeller, out
+    from v7_pipeline.scan.runtime import build_runtime
     from v7_pipeline.store import open_store
 
     settings = _settings(demo, symbols=symbols)
     _check_rules(settings)
     start, end = _span(*_days(first, last), hours)
-    run_id = backtest_id(settings, start=start, end=end)
+    who = "replay" if settings.analyst == "replay" else "rules"
+    run_id = backtest_id(settings, start=start, end=end, analyst=who)
     place = settings.data_dir / "backtest" / f"{run_id}.duckdb"
     if fresh:
         place.unlink(missing_ok=True)
@@ -198,7 +203,9 @@ def backtest(
     console = out()
     teller = RichTeller(console)
     try:
-        result = replay(_store(settings), target, settings, start=start, end=end, on_progress=teller.progress)
+        source = _store(settings)
+        analyst = build_runtime(settings).replay_analyst(source) if settings.analyst == "replay" else None
+        result = replay(source, target, settings, start=start, end=end, analyst=analyst, on_progress=teller.progress)
     finally:
         teller.finish()
     page = place.with_suffix(".md")

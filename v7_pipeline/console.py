@@ -141,6 +141,10 @@ def banner(settings: Settings) -> Panel:
         who = "the sandbox's stand-in for DeepSeek" if demo else f"DeepSeek ({settings.deepseek_model})"
     elif settings.analyst == "rules":
         who = "the built-in rules (V7_ANALYST=rules)"
+    elif settings.analyst == "replay":
+        who = f"the ledger's answers of {settings.replay_of} (V7_ANALYST=replay)"
+    elif settings.analyst in settings.listed_analysts:
+        who = f"{settings.analyst} ({settings.listed_analysts[settings.analyst].model})"
     mode = "aggressive" if settings.aggressive else "conservative"
     lines = [
         f"{', '.join(settings.symbols)} · analyst: {who}, {mode}",

@@ -9,18 +9,50 @@ from __future__ import annotations
 import math
 import os
 import re
+import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-__all__ = ["Settings", "SettingsError", "env_name", "load_settings", "origin_of", "without_secrets"]
+__all__ = [
+    "ListedAnalyst",
+    "Settings",
+    "SettingsError",
+    "env_name",
+    "load_settings",
+    "origin_of",
+    "secret_of",
+    "without_secrets",
+]
+
+BUILT_IN_ANALYSTS = ("auto", "deepseek", "rules", "replay")
 
 
 class SettingsError(ValueError):
     """A setting is wrong; the message says which, where it came from and how to mend it."""
+
+
+class ListedAnalyst(BaseModel):
+    """One [[analyst]] of V7_ANALYSTS_FILE: a service that speaks the format of OpenAI's chat completions.
+
+    The key itself never stands in the file: `api_key_env` names the variable that has it; a local service needs none.
+    `thinking` is sent where it is given only: DeepSeek knows it, others refuse it. `deadline_s` is in seconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_.-]{0,31}$")
+    base_url: str = Field(pattern=r"^https?://\S+$")
+    model: str = Field(min_length=1)
+    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    max_tokens: int = Field(600, ge=64)
+    deadline_s: float = Field(30.0, gt=0, allow_inf_nan=False)
+    thinking: bool | None = None
+    json_mode: bool = True
 
 
 class Settings(BaseSettings):
@@ -67,8 +99,14 @@ class Settings(BaseSettings):
     min_observed_share: float = Field(0.8, ge=0, le=1, description="share; below it a theory abstains")
 
     # --- analyst --------------------------------------------------------------------------
-    analyst: Literal["auto", "deepseek", "rules"] = Field(
-        "auto", description="auto: deepseek where a key is set, otherwise rules"
+    analysts_file: Path | None = Field(
+        None,
+        description="TOML file with an [[analyst]] entry (name, base_url, model, api_key_env …) for each further one",
+    )
+    analyst: str = Field(
+        "auto",
+        description="auto (deepseek where a key is set, otherwise rules), deepseek, rules, replay (what the ledger "
+        "holds, at $0) or a name of V7_ANALYSTS_FILE",
     )
     deepseek_api_key: SecretStr | None = Field(None, validation_alias="DEEPSEEK_API_KEY", description="DeepSeek's key")
     deepseek_url: str = Field("https://api.deepseek.com", description="base URL of an OpenAI-compatible service")
@@ -77,6 +115,17 @@ class Settings(BaseSettings):
     deepseek_max_tokens: int = Field(600, ge=64, description="tokens; most that an answer may have")
     prices_file: Path | None = Field(
         None, description="TOML file with [[price]] entries of further models (format: analyst/prices.toml)"
+    )
+    replay_of: str = Field(
+        "deepseek", description="whose model and parameters the replay analyst looks for: deepseek or a listed name"
+    )
+    replay_fallback: Literal["none", "rules"] = Field(
+        "none", description="who decides what the ledger has no answer to: none (skipped) or rules"
+    )
+    breaker_failures: int = Field(5, ge=1, description="attempts that fail in a row before the analyst rests")
+    breaker_rest_s: float = Field(600.0, ge=0, description="s; how long it rests before one question probes it")
+    breaker_fallback: Literal["none", "rules"] = Field(
+        "none", description="who decides while it rests: none (skipped) or rules"
     )
     aggressive: bool = Field(False, description="aggressive mode: lower thresholds, stated in the prompt")
     daily_budget_usd: float = Field(3.0, ge=0, description="USD a UTC day for analyst calls")
@@ -158,6 +207,24 @@ class Settings(BaseSettings):
     def _split_urls(cls, value: Any) -> Any:
         return tuple(value.split()) if isinstance(value, str) else value
 
+    @field_validator("analysts_file")
+    @classmethod
+    def _listed(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            _read_analysts(value)
+        return value
+
+    @field_validator("analyst", "replay_of")
+    @classmethod
+    def _an_analyst(cls, value: str, info: ValidationInfo) -> str:
+        known = BUILT_IN_ANALYSTS if info.field_name == "analyst" else ("deepseek",)
+        file = info.data.get("analysts_file")
+        listed = tuple(entry.name for entry in _read_analysts(file)) if file else ()
+        if value not in (*known, *listed):
+            more = f"listed in {file}: {', '.join(listed)}" if listed else "V7_ANALYSTS_FILE can list more"
+            raise ValueError(f"{value!r} is no analyst; choose {', '.join(known)} ({more})")
+        return value
+
     @field_validator("context", mode="before")
     @classmethod
     def _split_context(cls, value: Any) -> Any:
@@ -216,11 +283,21 @@ class Settings(BaseSettings):
         return self.mode
 
     @property
-    def analyst_name(self) -> Literal["deepseek", "rules"]:
-        """Who decides, with `auto` resolved."""
+    def analyst_name(self) -> str:
+        """Who decides, with `auto` resolved: deepseek, rules, replay or a listed name."""
         if self.analyst != "auto":
             return self.analyst
         return "deepseek" if self.deepseek_api_key else "rules"
+
+    @property
+    def listed_analysts(self) -> dict[str, ListedAnalyst]:
+        """The entries of V7_ANALYSTS_FILE by name. SettingsError where it has become unusable since it was checked."""
+        if self.analysts_file is None:
+            return {}
+        try:
+            return {entry.name: entry for entry in _read_analysts(self.analysts_file)}
+        except ValueError as error:
+            raise SettingsError(f"V7_ANALYSTS_FILE is not usable: {error}") from None
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -243,6 +320,47 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError(
             f"{label} (from {place}) is not usable: {reason}" + (f" — {meaning}." if meaning else ".")
         ) from None
+
+
+def secret_of(variable: str) -> SecretStr | None:
+    """The secret in an environment variable, or in .env; None where it is not set or blank."""
+    value = os.environ.get(variable)
+    if value is None and Path(".env").is_file():
+        from dotenv import dotenv_values
+
+        value = dotenv_values(".env").get(variable)
+    return SecretStr(value.strip()) if value and value.strip() else None
+
+
+def _read_analysts(path: Path) -> tuple[ListedAnalyst, ...]:
+    """The entries of an analysts' file; ValueError that says what is wrong with which."""
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    entries = document.get("analyst")
+    if set(document) != {"analyst"} or not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path} needs [[analyst]] entries, each with name, base_url and model, and nothing else")
+    listed = tuple(_read_analyst(path, place, entry) for place, entry in enumerate(entries, 1))
+    names = [entry.name for entry in listed]
+    for name in names:
+        if name in BUILT_IN_ANALYSTS:
+            raise ValueError(f"{path} lists an analyst {name!r}, which is a name of V7's own; give it another")
+        if names.count(name) > 1:
+            raise ValueError(f"{path} lists {name!r} twice; give each analyst a name of its own")
+    return listed
+
+
+def _read_analyst(path: Path, place: int, entry: Any) -> ListedAnalyst:
+    named = entry.get("name", f"number {place}") if isinstance(entry, dict) else f"number {place}"
+    try:
+        return ListedAnalyst.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]  # a key in the file must not be told
+        where = ".".join(str(part) for part in first["loc"]) or "the entry"
+        known = ", ".join(ListedAnalyst.model_fields)
+        raise ValueError(f"analyst {named} of {path}: {where}: {first['msg']}; an entry has {known}") from None
 
 
 def env_name(field: str) -> str:

@@ -6,7 +6,7 @@ deliver.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from v7_pipeline.alerts.text import (
     usd_text,
 )
 
-__all__ = ["COLUMNS", "alerts_for_scan"]
+__all__ = ["COLUMNS", "alerts_for_regimes", "alerts_for_scan"]
 
 COLUMNS = (
     "alert_id", "created_at", "kind", "severity", "title", "body", "status", "attempts", "delivered_at",
@@ -70,6 +70,16 @@ def alerts_for_scan(
             rows.append(_closed(row, steps.get(str(row["symbol"]))))
     if failures:
         rows.append(_failed(failures, instant))
+    return _outbox(rows, demo=demo)
+
+
+def alerts_for_regimes(regimes: Sequence[Mapping[str, Any]], *, demo: bool) -> pd.DataFrame:
+    """The alerts rows (without provenance) of `regimes` (model_regimes rows); an analyst's first is no change."""
+    return _outbox([_regime(row) for row in regimes if row["previous_regime"] is not None], demo=demo)
+
+
+def _outbox(rows: list[dict[str, Any]], *, demo: bool) -> pd.DataFrame:
+    """`rows` as they wait for delivery."""
     frame = pd.DataFrame(rows, columns=["alert_id", "created_at", "kind", "severity", "title", "body"])
     if demo:
         frame["title"] = "DEMO " + frame["title"]
@@ -137,6 +147,20 @@ def _failed(failures: Mapping[str, str], instant: pd.Timestamp) -> dict[str, Any
         "severity": "warning",
         "title": f"Scan of {time_text(instant)} failed for {', '.join(names)}",
         "body": "\n".join(f"{name}: {failures[name]}" for name in names),
+    }
+
+
+def _regime(row: Mapping[str, Any]) -> dict[str, Any]:
+    at = pd.Timestamp(row["started_at"]).tz_convert("UTC")
+    return {
+        "alert_id": f"model_regime:{row['analyst']}:{at:%Y%m%dT%H%M%S.%fZ}",
+        "created_at": at,
+        "kind": "model_regime",
+        "severity": "warning",
+        "title": f"{row['analyst']}: the model behind it changed",
+        "body": f"Before: {row['previous_regime']}\nNow: {row['regime']}\n"
+        f"Since: {time_text(at)}, call {row['call_id']}\n"
+        "What was learnt of its confidence holds for the model before; it is kept apart from now on.",
     }
 
 

@@ -128,8 +128,8 @@ class DeepSeekAnalyst:
     """The DeepSeek client behind the Analyst protocol; any service of OpenAI's format by its address, model and name.
 
     `thinking` and `json_mode` are wire.Parameters'; `key_name` and `set_up` name, in errors, where the key and the rest
-    are set. `deadline_s` bounds one call with all its attempts, in seconds: while queued the server sends blank lines, so no
-    time-out between bytes would ever fire. An attempt gets half of it, so that one that hangs can be tried again.
+    are set. `deadline_s` bounds one call with all its attempts, in seconds: while queued the server sends blank lines,
+    so no time-out between bytes would ever fire. An attempt gets half of it, so that one that hangs can be tried again.
     `retries` is how often what may be retried is; `backoff_s` the first pause's mean, doubling, with jitter.
     Raises AnalystError where the key cannot be one, or the model has no price now.
     """

@@ -24,8 +24,11 @@ UNNAMED = "?"
 _IN_FORCE = "SELECT regime FROM model_regimes WHERE analyst = ? AND started_at <= ? ORDER BY started_at DESC LIMIT 1"
 _NEXT = "SELECT regime FROM model_regimes WHERE analyst = ? AND started_at > ? ORDER BY started_at LIMIT 1"
 _OF_CALLS = """
-SELECT call_id, arg_max(returned_model, attempt) AS model, arg_max(coalesce(fingerprint, ''), attempt) AS fingerprint
-FROM llm_calls WHERE call_id IN (SELECT unnest(?::VARCHAR[])) AND returned_model IS NOT NULL GROUP BY call_id
+SELECT call_id, arg_max(coalesce(returned_model, ''), attempt) AS model,
+       arg_max(coalesce(fingerprint, ''), attempt) AS fingerprint
+FROM llm_calls
+WHERE call_id IN (SELECT unnest(?::VARCHAR[])) AND (returned_model IS NOT NULL OR fingerprint IS NOT NULL)
+GROUP BY call_id
 """
 _TABLE = """
 WITH named AS (
@@ -40,7 +43,7 @@ WITH named AS (
     WHERE s.status = 'answered'
 ), closed AS (
     SELECT signal_id, any_value(outcome) AS outcome, any_value(r_multiple) AS r_multiple
-    FROM outcomes WHERE outcome <> 'open' GROUP BY signal_id
+    FROM outcomes WHERE outcome <> 'open' AND kind IN ('paper', 'shadow') GROUP BY signal_id
 ), judged AS (
     SELECT c.analyst, c.regime, count(*) AS answered, count(*) FILTER (c.side IN ('BUY', 'SELL')) AS signals,
            count(o.outcome) FILTER (o.outcome IN ('win', 'loss')) AS decided,
@@ -68,8 +71,8 @@ def regime_of(model: str | None, fingerprint: str | None) -> str:
 def note_regimes(tx: Transaction, endings: Sequence[Ending]) -> None:
     """Insert a row of model_regimes for each of `endings` whose model is not the one in force; part of their write.
 
-    An answer that names neither model nor fingerprint says nothing. Calls are looked at in the order they were sent, not
-    in the order their answers came.
+    An answer that names neither model nor fingerprint says nothing. Calls are looked at in the order they were sent,
+    not in the order their answers came.
     """
     named = [e.row for e in endings if e.row["returned_model"] is not None or e.row["fingerprint"] is not None]
     for row in sorted(named, key=lambda row: (row["reserved_at"], row["call_id"], row["attempt"])):

@@ -6,10 +6,11 @@ Positions are sized here because gates and trades do not know one another; the r
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pandas as pd
 
-from v7_pipeline.alerts.outbox import alerts_for_scan
+from v7_pipeline.alerts.outbox import alerts_for_regimes, alerts_for_scan
 from v7_pipeline.gates.evaluate import gate_signals
 from v7_pipeline.scan.account import Account
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
@@ -20,6 +21,9 @@ from v7_pipeline.trades import fee_preset, size_signals
 __all__ = ["gate", "gate_stored"]
 
 _DONE = "SELECT signal_id FROM gated_signals WHERE as_of = ?"
+# A change that a comparison or a late scan met is told by the next scan; written twice it is one alert.
+_CHANGES = "SELECT * FROM model_regimes WHERE previous_regime IS NOT NULL AND started_at >= ? ORDER BY started_at"
+_CHANGES_SINCE = timedelta(days=1)
 NO_CLOSED = pd.DataFrame(columns=list(TABLES["outcomes"].column_names))
 
 
@@ -35,6 +39,7 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
         readings = {} if "gate_inputs" in ctx.memo else newest_readings(ctx, reader)
         account, _, context = gate_inputs(ctx, reader, readings)
         failures = reader.rows("SELECT failures FROM scans WHERE as_of = ?", (ctx.as_of,))
+        changes = reader.rows(_CHANGES, (ctx.as_of - _CHANGES_SINCE,))
     notes = {"account": account.figures()}
     todo = decisions[~decisions["signal_id"].isin(done)].reset_index(drop=True)
     if todo.empty:
@@ -49,9 +54,12 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
         joined = todo.drop(columns=["source", "run_id", "code_version"]).merge(
             gated.drop(columns=["as_of", "symbol", "strategy", "side"]), on="signal_id"
         )
-        alerts = alerts_for_scan(joined, NO_CLOSED, failed, as_of=ctx.as_of, demo=ctx.is_demo)
-        if len(alerts):
-            writes.append(Write("alerts", ctx.marked_rows("alerts", alerts), "new"))
+        for alerts in (
+            alerts_for_scan(joined, NO_CLOSED, failed, as_of=ctx.as_of, demo=ctx.is_demo),
+            alerts_for_regimes(changes, demo=ctx.is_demo),
+        ):
+            if len(alerts):
+                writes.append(Write("alerts", ctx.marked_rows("alerts", alerts), "new"))
     return StepResult(tuple(writes), notes)
 
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from v7_pipeline import __version__
 from v7_pipeline.analyst.base import Analyst, Decision, Question
 from v7_pipeline.scan.context import LATE_AFTER, Clock, ScanContext, ScanError, Source
-from v7_pipeline.settings import Settings
+from v7_pipeline.settings import Settings, secret_of
 from v7_pipeline.store import Store
+
+if TYPE_CHECKING:
+    from v7_pipeline.analyst.deepseek import DeepSeekAnalyst
 
 __all__ = ["Runtime", "build_runtime", "utc_now"]
 
@@ -80,23 +83,47 @@ class Runtime:
         """The analyst that the settings name; its ledger rows carry `provenance`."""
         if "analyst" in self.overrides:
             return self.overrides["analyst"]
-        s = self.settings
-        if s.analyst_name == "rules":
-            from v7_pipeline.analyst.rules import RulesAnalyst
+        name = self.settings.analyst_name
+        if name == "rules":
+            return self._rules()
+        if name == "replay":
+            return self.replay_analyst(self.store)
+        from v7_pipeline.analyst.breaker import Breaker, RestingAnalyst
 
-            return RulesAnalyst()
+        s = self.settings
+        return RestingAnalyst(
+            self.paid_analyst(name, provenance),
+            Breaker(s.breaker_failures, timedelta(seconds=s.breaker_rest_s)),
+            self.store,
+            clock=self.clock,
+            fallback=self._rules() if s.breaker_fallback == "rules" else None,
+        )
+
+    def paid_analyst(self, name: str, provenance: dict[str, str]) -> DeepSeekAnalyst:
+        """The analyst that asks a service: deepseek or a listed name; its ledger rows carry `provenance`.
+
+        AnalystError where its key or its model's price is missing; KeyError for a name that is not listed.
+        """
         from v7_pipeline.analyst.deepseek import AnalystError, DeepSeekAnalyst
         from v7_pipeline.analyst.ledger import Ledger
+        from v7_pipeline.analyst.listed import listed_analyst
         from v7_pipeline.analyst.prices import load_prices
 
-        if s.deepseek_api_key is None:
+        s = self.settings
+        if name == "deepseek" and s.deepseek_api_key is None:
             raise AnalystError("V7_ANALYST=deepseek needs DEEPSEEK_API_KEY; set it, or choose V7_ANALYST=rules")
+        prices = load_prices(s.prices_file)
         ledger = Ledger(
             self.store,
             daily_budget_usd=s.daily_budget_usd,
             monthly_budget_usd=s.monthly_budget_usd,
             provenance=provenance,
         )
+        if name != "deepseek":
+            entry = s.listed_analysts[name]
+            key = secret_of(entry.api_key_env) if entry.api_key_env else None
+            return listed_analyst(entry, key, ledger=ledger, prices=prices, clock=self.clock)
+        assert s.deepseek_api_key is not None
         return DeepSeekAnalyst(
             ledger=ledger,
             api_key=s.deepseek_api_key,
@@ -104,9 +131,28 @@ class Runtime:
             model=s.deepseek_model,
             deadline_s=s.deepseek_deadline_s,
             max_tokens=s.deepseek_max_tokens,
-            prices=load_prices(s.prices_file),
+            prices=prices,
             clock=self.clock,
         )
+
+    def replay_analyst(self, store: Store) -> Analyst:
+        """The analyst that answers from the ledger of `store` what V7_REPLAY_OF was asked, at no cost."""
+        from v7_pipeline.analyst.listed import parameters_of
+        from v7_pipeline.analyst.replay import ReplayAnalyst
+        from v7_pipeline.analyst.wire import Parameters
+
+        s = self.settings
+        model, parameters = s.deepseek_model, Parameters(s.deepseek_max_tokens)
+        if s.replay_of != "deepseek":
+            entry = s.listed_analysts[s.replay_of]
+            model, parameters = entry.model, parameters_of(entry)
+        fallback = self._rules() if s.replay_fallback == "rules" else None
+        return ReplayAnalyst(store, model=model, parameters=parameters, fallback=fallback)
+
+    def _rules(self) -> Analyst:
+        from v7_pipeline.analyst.rules import RulesAnalyst
+
+        return RulesAnalyst()
 
     def source_of(self, as_of: datetime) -> Source:
         """How rows of a scan at `as_of` are marked."""

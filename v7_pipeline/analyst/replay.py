@@ -1,0 +1,116 @@
+"""The analyst that answers from the ledger, at no cost: a request that was answered before is answered the same again.
+
+It sends nothing and reserves nothing; whoever asks for money is deepseek.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from v7_pipeline.analyst.base import Analyst, Answer, Decision, Question, require_aware
+from v7_pipeline.analyst.prompt import Prompt, build_prompt
+from v7_pipeline.analyst.reply import Abstention, parse_reply
+from v7_pipeline.analyst.wire import Parameters, messages_text, prompt_hash
+
+if TYPE_CHECKING:
+    from v7_pipeline.store import Reader, Store
+
+__all__ = ["NOT_IN_LEDGER", "Held", "ReplayAnalyst", "held_answers"]
+
+NOT_IN_LEDGER = "NOT_IN_LEDGER"
+
+# A repair sends the first messages and two more: its text begins as the first one's does, its closing bracket aside.
+_CONVERSATIONS = """
+WITH asked AS (
+    SELECT prompt_hash, call_id, min(attempt) AS first, any_value(model) AS model, any_value(parameters) AS parameters,
+           any_value(prompt) AS prompt
+    FROM llm_calls WHERE prompt_hash IN (SELECT unnest(?::VARCHAR[])) GROUP BY prompt_hash, call_id
+)
+SELECT a.prompt_hash, c.call_id, c.attempt, c.raw_reply, c.finish_reason
+FROM asked a
+JOIN llm_calls c ON c.call_id = a.call_id AND c.attempt >= a.first AND c.model = a.model
+ AND c.parameters = a.parameters AND starts_with(c.prompt, left(a.prompt, length(a.prompt) - 1))
+WHERE c.finish_reason IS NOT NULL AND c.status IN ('settled', 'unknown')
+ORDER BY a.prompt_hash, c.reserved_at, c.call_id, c.attempt
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the ledger has on one request: the call, and what its newest usable reply says (or why none is usable)."""
+
+    call_id: str
+    said: Answer | Abstention
+
+
+def held_answers(reader: Reader | Store, hashes: Sequence[str]) -> dict[str, Held]:
+    """By prompt hash, what the ledger's calls with that request ended in; requests without a reply are absent.
+
+    A call's repair counts as its answer. Of several calls with one request the newest usable answer counts; where none
+    is usable, the newest reply's fault.
+    """
+    held: dict[str, Held] = {}
+    for row in reader.rows(_CONVERSATIONS, (list(hashes),)):
+        said = parse_reply(row["raw_reply"], row["finish_reason"])
+        before = held.get(row["prompt_hash"])
+        if isinstance(said, Answer) or before is None or isinstance(before.said, Abstention):
+            held[row["prompt_hash"]] = Held(row["call_id"], said)
+    return held
+
+
+class ReplayAnalyst:
+    """Answers from the ledger of `store` to requests of this model with these parameters.
+
+    Its decisions say analyst = replay, whoever answered; call_id is the call that was paid for, cost_usd is 0. A call
+    that ended in an unusable reply is an abstention again. A request that the ledger has no reply to is skipped with
+    NOT_IN_LEDGER, or decided by `fallback`, under that one's name. The messages hold the instant, so that a scan of
+    another instant is another request.
+    """
+
+    name = "replay"
+
+    def __init__(self, store: Store, *, model: str, parameters: Parameters, fallback: Analyst | None = None) -> None:
+        self._store, self._model, self._parameters, self._fallback = store, model, parameters, fallback
+
+    @property
+    def worst_case_usd(self) -> float:
+        """What a question may cost: nothing."""
+        return 0.0
+
+    def decide(self, questions: Sequence[Question], *, now: datetime) -> list[Decision]:
+        """One decision a question, in order: answered, abstained as it was then, or skipped with NOT_IN_LEDGER."""
+        require_aware(now, "now")
+        if not questions:
+            return []
+        prompts = {question.signal_id: build_prompt(question) for question in questions}
+        hashes = {
+            signal_id: prompt_hash(self._model, self._parameters.text, messages_text(prompt.messages))
+            for signal_id, prompt in prompts.items()
+        }
+        held = held_answers(self._store, list(hashes.values()))
+        missing = [question for question in questions if hashes[question.signal_id] not in held]
+        others = {d.signal_id: d for d in self._fallback.decide(missing, now=now)} if self._fallback else {}
+        return [
+            others.get(signal_id) or self._decision(signal_id, prompt, held.get(hashes[signal_id]))
+            for signal_id, prompt in prompts.items()
+        ]
+
+    def _decision(self, signal_id: str, prompt: Prompt, held: Held | None) -> Decision:
+        outcome: Mapping[str, Any]
+        if held is None:
+            outcome = {"status": "skipped", "status_reason": NOT_IN_LEDGER, "answer": None}
+        elif isinstance(held.said, Answer):
+            outcome = {"status": "answered", "status_reason": None, "answer": held.said}
+        else:
+            outcome = {"status": "abstained", "status_reason": held.said.reason, "answer": None}
+        return Decision(
+            signal_id=signal_id,
+            call_id=held.call_id if held else None,
+            prompt_version=prompt.version,
+            cost_usd=0.0,
+            analyst=self.name,
+            **outcome,
+        )
