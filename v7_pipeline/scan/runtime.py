@@ -16,6 +16,7 @@ from v7_pipeline.analyst.base import Analyst, Decision, Question
 from v7_pipeline.scan.context import LATE_AFTER, Clock, ScanContext, ScanError, Source
 from v7_pipeline.settings import Settings, secret_of
 from v7_pipeline.store import Store
+from v7_pipeline.store.schema import THEORY_NAMES
 
 if TYPE_CHECKING:
     from v7_pipeline.analyst.deepseek import DeepSeekAnalyst
@@ -150,9 +151,14 @@ class Runtime:
         return ReplayAnalyst(store, model=model, parameters=parameters, fallback=fallback)
 
     def _rules(self) -> Analyst:
+        from v7_pipeline.analyst.base import AnalystError
         from v7_pipeline.analyst.rules import RulesAnalyst
 
-        return RulesAnalyst()
+        weights = self.settings.rules_weights
+        try:
+            return RulesAnalyst({**dict.fromkeys(THEORY_NAMES, 1.0), **weights} if weights else None)
+        except ValueError as error:
+            raise AnalystError(f"V7_RULES_WEIGHTS is not usable: {error}") from None
 
     def source_of(self, as_of: datetime) -> Source:
         """How rows of a scan at `as_of` are marked."""
