@@ -167,14 +167,14 @@ def forecast(daily_usd: Sequence[float], month_usd: float, as_of: datetime) -> F
     n = len(daily_usd)
     if n < FEWEST_DAYS:
         return None
-    from scipy import stats
+    from scipy.special import stdtrit
 
     month = as_of.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     following = (month + 32 * DAY).replace(day=1)
     left = (following - as_of) / DAY
     mean = math.fsum(daily_usd) / n
     deviation = math.sqrt(math.fsum((usd - mean) ** 2 for usd in daily_usd) / (n - 1))
-    wide = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * deviation * math.sqrt(left + left * left / n)
+    wide = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * deviation * math.sqrt(left + left * left / n)
     expected = month_usd + mean * left
     return Forecast(expected, max(expected - wide, month_usd), expected + wide, n)
 

@@ -75,3 +75,13 @@ def test_the_dashboard_tells_it(scanned: tuple[World, dg.ExecuteInProcessResult]
     signals = {row["symbol"]: row for row in client.get("/api/signals").json()["signals"]}
     assert signals["BTC-USD"]["ungrounded_numbers"] == ["71.3", "0.00317"]
     assert signals["ETH-USD"]["ungrounded_numbers"] == []
+
+
+def test_the_asset_tells_what_the_calls_cost(scanned: tuple[World, dg.ExecuteInProcessResult]) -> None:
+    (story,) = scanned[1].asset_materializations_for_node("llm_signals")
+    (spent,) = scanned[0].store.rows("SELECT sum(cost_usd) AS usd, count(DISTINCT call_id) AS n FROM llm_calls")
+    lines = str(story.metadata["costs"].value).splitlines()
+    assert "DEMO" in lines[0]
+    assert f"| month | {spent['usd']:.4f} of 100 | {spent['n']} calls |" in lines
+    assert story.metadata["month_usd"].value == pytest.approx(spent["usd"])
+    assert "forecast_month_usd" not in story.metadata, "two calls are no days"

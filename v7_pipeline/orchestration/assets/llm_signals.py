@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from v7_pipeline.analyst.costs import Costs, costs
 from v7_pipeline.orchestration.assets.common import asset_arguments, scan_context
 from v7_pipeline.orchestration.metadata import heading, markdown_table, reasons, text_of
 from v7_pipeline.scan.context import ScanContext, StepResult
@@ -32,7 +33,14 @@ def build_llm_signals(partitions: dg.DailyPartitionsDefinition) -> dg.AssetsDefi
 
 
 def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
-    rows = ctx.store.query("SELECT * FROM llm_signals WHERE as_of = ? ORDER BY symbol", (ctx.as_of,))
+    with ctx.store.reading() as reader:
+        rows = reader.query("SELECT * FROM llm_signals WHERE as_of = ? ORDER BY symbol", (ctx.as_of,))
+        spent = costs(
+            reader,
+            ctx.wall_clock(),
+            day_budget_usd=ctx.settings.daily_budget_usd,
+            month_budget_usd=ctx.settings.monthly_budget_usd,
+        )
     if result.writes:
         import pandas as pd
 
@@ -60,8 +68,38 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
         "as_of": dg.MetadataValue.timestamp(ctx.as_of),
         "cost_usd": float(result.notes["cost_usd"]),
         "spent_today_usd": float(result.notes["spent_today_usd"]),
+        "costs": dg.MetadataValue.md(heading("What the calls cost", demo=ctx.is_demo) + costs_table(spent)),
+        "month_usd": spent.month_usd,
+        **{name: float(value) for name, value in _ratios(spent).items() if value is not None},
         "already_decided": len(result.notes["kept"]),
         "differences": dg.MetadataValue.json(result.notes["differences"]),
+    }
+
+
+def costs_table(spent: Costs) -> str:
+    """A markdown table of the ledger's figures: each with the n that it rests on; a dash where there is none."""
+    told = spent.forecast
+    forecast = (
+        f"{told.expected_usd:.2f} (95 % in {told.lower_usd:.2f} … {told.upper_usd:.2f})" if told is not None else None
+    )
+    rows = (
+        ("today (UTC)", f"{spent.day_usd:.4f} of {spent.day_budget_usd:g}", None),
+        ("month", f"{spent.month_usd:.4f} of {spent.month_budget_usd:g}", f"{spent.calls} calls"),
+        ("month, forecast", forecast, None if told is None else f"{told.n_days} days"),
+        ("held for calls under way", f"{spent.open_usd:.4f}", f"{spent.open_calls} calls"),
+        ("held for calls of unknown end", f"{spent.unknown_usd:.4f}", f"{spent.unknown_calls} calls"),
+        ("a call", text_of(spent.per_call_usd, 4), f"{spent.calls} calls"),
+        ("an answered decision", text_of(spent.per_signal_usd, 4), f"{spent.answered} decisions"),
+        ("an accepted signal", text_of(spent.per_accepted_usd, 4), f"{spent.accepted} signals"),
+    )
+    return markdown_table(("what", "USD", "n"), rows)
+
+
+def _ratios(spent: Costs) -> dict[str, float | None]:
+    return {
+        "forecast_month_usd": spent.forecast.expected_usd if spent.forecast else None,
+        "cache_hit_share": spent.cache_share,
+        "cost_per_accepted_usd": spent.per_accepted_usd,
     }
 
 
