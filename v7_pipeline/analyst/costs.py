@@ -27,7 +27,7 @@ SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)) FILTER (reserved_at >= $1)
        coalesce(sum(reserved_usd) FILTER (status = 'reserved'), 0) AS open_usd,
        coalesce(sum(cost_usd) FILTER (status = 'unknown'), 0) AS unknown_usd,
        count(*) FILTER (status = 'reserved') AS open_calls, count(*) FILTER (status = 'unknown') AS unknown_calls
-FROM llm_calls WHERE reserved_at >= $2 AND reserved_at < $3
+FROM llm_calls WHERE reserved_at >= $2 AND reserved_at <= $3
 """
 _BY_ANALYST = """
 SELECT analyst, model, count(*) AS attempts, count(DISTINCT call_id) AS calls,
@@ -35,12 +35,12 @@ SELECT analyst, model, count(*) AS attempts, count(DISTINCT call_id) AS calls,
        coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) AS usd,
        sum(prompt_tokens) AS prompt_tokens, sum(cache_hit_tokens) AS cache_hit_tokens,
        sum(completion_tokens) AS completion_tokens, median(latency_s) AS latency_s
-FROM llm_calls WHERE reserved_at >= $1 AND reserved_at < $2
+FROM llm_calls WHERE reserved_at >= $1 AND reserved_at <= $2
 GROUP BY ALL ORDER BY analyst, model
 """
 _SIGNALS = """
 WITH paid AS (SELECT signal_id, sum(coalesce(cost_usd, reserved_usd)) AS usd FROM llm_calls
-              WHERE reserved_at >= $1 AND reserved_at < $2 GROUP BY signal_id)
+              WHERE reserved_at >= $1 AND reserved_at <= $2 GROUP BY signal_id)
 SELECT count(*) FILTER (s.status = 'answered') AS answered,
        count(*) FILTER (s.status = 'answered' AND s.side <> 'HOLD') AS trades,
        count(*) FILTER (g.accepted) AS accepted
@@ -50,7 +50,7 @@ _DAYS = """
 SELECT date_diff('day', $1, reserved_at) AS day, sum(coalesce(cost_usd, reserved_usd)) AS usd
 FROM llm_calls WHERE reserved_at >= $1 AND reserved_at < $2 GROUP BY ALL ORDER BY day
 """
-_FIRST = "SELECT min(reserved_at) AS began FROM llm_calls WHERE reserved_at < $1"
+_FIRST = "SELECT min(reserved_at) AS began FROM llm_calls WHERE reserved_at <= $1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Costs:
 
 
 def costs(reader: Any, as_of: datetime, *, day_budget_usd: float, month_budget_usd: float) -> Costs:
-    """The ledger's figures as of `as_of`: calls reserved before it, in its UTC day and month.
+    """The ledger's figures as of `as_of`: calls reserved up to it, in its UTC day and month.
 
     `reader` is a store or a reader of one. ValueError for a naive instant.
     """

@@ -58,7 +58,7 @@ def told(store: Store, at: datetime = NOON) -> Costs:
 def test_day_and_month_are_utc_periods_and_what_comes_later_is_not_known_yet(store: Store) -> None:
     midnight = NOON.replace(hour=0)
     second = timedelta(seconds=1)
-    times = [midnight.replace(day=1) - second, midnight - second, midnight, NOON - second, NOON]
+    times = [midnight.replace(day=1) - second, midnight - second, midnight, NOON, NOON + second]
     write(store, "llm_calls", [call(i, at, 10.0**-i) for i, at in enumerate(times)])
     found = told(store)
     assert (found.day_usd, found.month_usd) == pytest.approx((1e-2 + 1e-3, 1e-1 + 1e-2 + 1e-3))
