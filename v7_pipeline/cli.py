@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from v7_pipeline import __version__, cli_budget
+from v7_pipeline import __version__, cli_budget, cli_llm
 from v7_pipeline.settings import Settings, SettingsError, env_name, load_settings, origin_of, without_secrets
 
 __all__ = ["app", "main"]
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_budget.app, name="budget")
+app.add_typer(cli_llm.app)
 
 Demo = Annotated[
     bool | None, typer.Option("--demo/--live", help="Demo: the sandbox's simulated market. Default: V7_MODE.")

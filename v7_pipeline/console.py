@@ -357,7 +357,7 @@ def why_blocks(store: Store, key: str, *, demo: bool) -> Group:
         features = (
             reader.query("SELECT * FROM theory_features WHERE symbol = ? AND as_of = ?", known) if readable else None
         )
-        calls = reader.query("SELECT * FROM llm_calls WHERE signal_id = ? ORDER BY attempt", (key,))
+        calls = reader.query("SELECT * FROM llm_calls WHERE call_id = ? ORDER BY attempt", (signal["call_id"],))
         gated = reader.query("SELECT * FROM gated_signals WHERE signal_id = ?", (key,))
         outcome = reader.query("SELECT * FROM outcomes WHERE signal_id = ?", (key,))
         decimals = _decimals(reader, [signal["symbol"]])[signal["symbol"]]

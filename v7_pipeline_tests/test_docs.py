@@ -99,6 +99,8 @@ def problem(words: list[str]) -> str:
         known = {"--help", "-h"}
         return "" if set(words) <= known else f"no option {words}"
     command = group.commands.get(words[0])
+    while hasattr(command, "commands") and len(words) > 1 and not words[1].startswith("-"):
+        command, words = command.commands.get(words[1]), words[1:]
     if command is None:
         return f"no command {words[0]}"
     options = {name for item in command.params for name in (*item.opts, *item.secondary_opts)} | {"--help"}

@@ -198,6 +198,10 @@ class DeepSeekAnalyst:
             done |= {decision.signal_id: decision for decision in _run(self._ask_all(waiting))}
         return [done[question.signal_id] for question in questions]
 
+    def hash_of(self, question: Asked) -> str:
+        """The prompt_hash that these messages have in the ledger when this analyst is asked."""
+        return prompt_hash(self._model, self._parameters.text, messages_text(question.messages))
+
     def worst_case_of(self, question: Asked) -> float:
         """USD that one attempt at these messages may cost at most, now."""
         return self._worst_case(question.messages, self._clock())

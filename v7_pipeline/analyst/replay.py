@@ -6,7 +6,7 @@ It sends nothing and reserves nothing; whoever asks for money is deepseek.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,27 @@ from v7_pipeline.analyst.wire import Parameters, messages_text, prompt_hash
 if TYPE_CHECKING:
     from v7_pipeline.store import Reader, Store
 
-__all__ = ["NOT_IN_LEDGER", "Held", "ReplayAnalyst", "held_answers"]
+__all__ = ["NOT_IN_LEDGER", "Held", "ReplayAnalyst", "Reread", "held_answers", "reread"]
 
 NOT_IN_LEDGER = "NOT_IN_LEDGER"
+
+_COMPARED = (
+    "status", "status_reason", "side", "confidence", "entry_price", "stop_price", "target_price", "horizon_minutes",
+    "reasoning", "key_theories", "would_change_my_mind",
+)  # fmt: skip
+_DECIDED = """
+SELECT attempt, raw_reply, finish_reason, prompt_version FROM llm_calls
+WHERE call_id = ? AND finish_reason IS NOT NULL ORDER BY attempt DESC LIMIT 1
+"""
 
 # A repair sends the first messages and two more: its text begins as the first one's does, its closing bracket aside.
 _CONVERSATIONS = """
 WITH asked AS (
     SELECT prompt_hash, call_id, min(attempt) AS first, any_value(model) AS model, any_value(parameters) AS parameters,
            any_value(prompt) AS prompt
-    FROM llm_calls WHERE prompt_hash IN (SELECT unnest(?::VARCHAR[])) GROUP BY prompt_hash, call_id
+    FROM llm_calls
+    WHERE prompt_hash IN (SELECT unnest(?::VARCHAR[])) AND analyst = coalesce(?, analyst)
+    GROUP BY prompt_hash, call_id
 )
 SELECT a.prompt_hash, c.call_id, c.attempt, c.raw_reply, c.finish_reason
 FROM asked a
@@ -46,19 +57,54 @@ class Held:
     said: Answer | Abstention
 
 
-def held_answers(reader: Reader | Store, hashes: Sequence[str]) -> dict[str, Held]:
+def held_answers(reader: Reader | Store, hashes: Sequence[str], *, analyst: str | None = None) -> dict[str, Held]:
     """By prompt hash, what the ledger's calls with that request ended in; requests without a reply are absent.
 
+    `analyst` leaves out the others' calls: one model may stand behind several names.
     A call's repair counts as its answer. Of several calls with one request the newest usable answer counts; where none
     is usable, the newest reply's fault.
     """
     held: dict[str, Held] = {}
-    for row in reader.rows(_CONVERSATIONS, (list(hashes),)):
+    for row in reader.rows(_CONVERSATIONS, (list(hashes), analyst)):
         said = parse_reply(row["raw_reply"], row["finish_reason"])
         before = held.get(row["prompt_hash"])
         if isinstance(said, Answer) or before is None or isinstance(before.said, Abstention):
             held[row["prompt_hash"]] = Held(row["call_id"], said)
     return held
+
+
+@dataclass(frozen=True)
+class Reread:
+    """A stored decision beside what today's code reads in the same reply, by llm_signals' columns.
+
+    `attempt` is the reply's; None (as are today's values) where the call has no reply to read.
+    """
+
+    stored: Mapping[str, Any]
+    today: Mapping[str, Any] | None
+    attempt: int | None
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """The columns in which the two differ."""
+        if self.today is None:
+            return ()
+        return tuple(name for name in _COMPARED if self.stored[name] != self.today[name])
+
+
+def reread(reader: Reader | Store, signal: Mapping[str, Any]) -> Reread:
+    """Read the newest reply behind `signal` (an llm_signals row with a call_id) with today's code; writes nothing."""
+    stored = {name: signal[name] for name in _COMPARED}
+    rows = reader.rows(_DECIDED, (signal["call_id"],))
+    if not rows:
+        return Reread(stored, None, None)
+    said = parse_reply(rows[0]["raw_reply"], rows[0]["finish_reason"])
+    today: dict[str, Any] = dict.fromkeys(_COMPARED)
+    if isinstance(said, Abstention):
+        today |= {"status": "abstained", "status_reason": said.reason}
+    else:
+        today |= asdict(said) | {"status": "answered", "key_theories": ",".join(said.key_theories)}
+    return Reread(stored, {name: today[name] for name in _COMPARED}, rows[0]["attempt"])
 
 
 class ReplayAnalyst:
