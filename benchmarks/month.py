@@ -9,8 +9,8 @@ prefixes sees them as one account's). That is the month without gates. With them
 a question whose cheap gates (freshness, halt, rate, FTMO room, budget) refuse it is not paid for, an accepted signal
 takes its place in the hour and in the account, where it is followed to its end by the pipeline's own functions.
 
-What is simulated: the market, the answers (the rules, with realistic lengths: about 5 characters a token less than a
-language model's) and their tokens. Left out: repairs, time-outs, the Bayesian win rate (no outcome is fed back), and
+What is simulated: the market, the answers (the rules', somewhat shorter than a language model's) and their
+tokens. Left out: repairs, time-outs, the Bayesian win rate (no outcome is fed back), and
 FTMO breaches in minutes before the last 26 hours of an open position. The sandbox counts 0.3 tokens a character.
 """
 
