@@ -22,7 +22,7 @@ from v7_pipeline.alerts.text import (
     usd_text,
 )
 
-__all__ = ["COLUMNS", "alerts_for_regimes", "alerts_for_scan"]
+__all__ = ["COLUMNS", "alerts_for_regimes", "alerts_for_rest", "alerts_for_scan"]
 
 COLUMNS = (
     "alert_id", "created_at", "kind", "severity", "title", "body", "status", "attempts", "delivered_at",
@@ -76,6 +76,25 @@ def alerts_for_scan(
 def alerts_for_regimes(regimes: Sequence[Mapping[str, Any]], *, demo: bool) -> pd.DataFrame:
     """The alerts rows (without provenance) of `regimes` (model_regimes rows); an analyst's first is no change."""
     return _outbox([_regime(row) for row in regimes if row["previous_regime"] is not None], demo=demo)
+
+
+def alerts_for_rest(analyst: str, error: str, *, as_of: datetime, demo: bool) -> pd.DataFrame:
+    """The alerts row (without provenance) of an analyst that rests after failures, `error` the newest one's.
+
+    One a UTC day and cause: a long outage is not told every ten minutes. A refused key or an empty account is critical.
+    """
+    cause = error.partition(" (")[0] if error.startswith("REFUSED") else error.partition(":")[0]
+    refused = any(f"HTTP {status}" in cause for status in (401, 402, 403))
+    instant = pd.Timestamp(as_of).tz_convert("UTC")
+    row = {
+        "alert_id": f"analyst_resting:{analyst}:{instant:%Y%m%d}:{cause}",
+        "created_at": instant,
+        "kind": "analyst_resting",
+        "severity": "critical" if refused else "warning",
+        "title": f"{analyst} rests after repeated failures",
+        "body": f"Newest: {error}\nIt is tried again after V7_BREAKER_REST_S; v7 llm show tells of the calls.",
+    }
+    return _outbox([row], demo=demo)
 
 
 def _outbox(rows: list[dict[str, Any]], *, demo: bool) -> pd.DataFrame:

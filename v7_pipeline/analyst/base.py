@@ -12,9 +12,11 @@ from typing import Literal, Protocol
 
 __all__ = [
     "AGGRESSIVE",
+    "ANALYST_RESTING",
     "BUDGET_DAY",
     "BUDGET_MONTH",
     "CONSERVATIVE",
+    "NOT_IN_LEDGER",
     "READINGS_MISSING",
     "Analyst",
     "AnalystError",
@@ -38,6 +40,8 @@ Status = Literal["answered", "abstained", "skipped"]
 READINGS_MISSING = "READINGS_MISSING"
 BUDGET_DAY = "BUDGET_DAY"
 BUDGET_MONTH = "BUDGET_MONTH"
+ANALYST_RESTING = "ANALYST_RESTING"
+NOT_IN_LEDGER = "NOT_IN_LEDGER"
 
 
 class AnalystError(RuntimeError):

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from v7_pipeline.analyst.base import Analyst, AnalystError, Decision, Question, require_aware
+from v7_pipeline.analyst.base import ANALYST_RESTING, Analyst, AnalystError, Decision, Question, require_aware
 from v7_pipeline.analyst.deepseek import NO_USAGE
 
 if TYPE_CHECKING:
     from v7_pipeline.store import Reader, Store
 
-__all__ = ["ANALYST_RESTING", "Breaker", "BreakerState", "RestingAnalyst"]
+__all__ = ["Breaker", "BreakerState", "RestingAnalyst"]
 
-ANALYST_RESTING = "ANALYST_RESTING"
 BreakerState = Literal["closed", "resting", "probing"]
 
 # An attempt without a latency is one whose process died: that is nothing the analyst did. An answer that only lacks its

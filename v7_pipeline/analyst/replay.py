@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from v7_pipeline.analyst.base import Analyst, Answer, Decision, Question, require_aware
+from v7_pipeline.analyst.base import NOT_IN_LEDGER, Analyst, Answer, Decision, Question, require_aware
 from v7_pipeline.analyst.prompt import Prompt, build_prompt
 from v7_pipeline.analyst.reply import Abstention, parse_reply
 from v7_pipeline.analyst.wire import Parameters, messages_text, prompt_hash
@@ -18,9 +18,7 @@ from v7_pipeline.analyst.wire import Parameters, messages_text, prompt_hash
 if TYPE_CHECKING:
     from v7_pipeline.store import Reader, Store
 
-__all__ = ["NOT_IN_LEDGER", "Held", "ReplayAnalyst", "Reread", "held_answers", "reread"]
-
-NOT_IN_LEDGER = "NOT_IN_LEDGER"
+__all__ = ["Held", "ReplayAnalyst", "Reread", "held_answers", "reread"]
 
 _COMPARED = (
     "status", "status_reason", "side", "confidence", "entry_price", "stop_price", "target_price", "horizon_minutes",

@@ -165,7 +165,8 @@ def _deepseek(settings: Settings) -> Iterator[Finding]:
         yield Finding("deepseek", "ok", "not asked in demo mode: the sandbox stands in for it, and no key leaves here")
         return
     if settings.deepseek_api_key is None:
-        yield Finding("deepseek", "note", "no key: the built-in rules decide", "set DEEPSEEK_API_KEY for DeepSeek")
+        who = "the built-in rules decide" if settings.analyst_name == "rules" else f"{settings.analyst_name} decides"
+        yield Finding("deepseek", "note", f"no key: {who}", "set DEEPSEEK_API_KEY for DeepSeek")
         return
     import requests
 

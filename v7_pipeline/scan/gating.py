@@ -10,7 +10,8 @@ from datetime import timedelta
 
 import pandas as pd
 
-from v7_pipeline.alerts.outbox import alerts_for_regimes, alerts_for_scan
+from v7_pipeline.alerts.outbox import alerts_for_regimes, alerts_for_rest, alerts_for_scan
+from v7_pipeline.analyst.base import ANALYST_RESTING
 from v7_pipeline.gates.evaluate import gate_signals
 from v7_pipeline.scan.account import Account
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
@@ -24,6 +25,10 @@ _DONE = "SELECT signal_id FROM gated_signals WHERE as_of = ?"
 # A change that a comparison or a late scan met is told by the next scan; written twice it is one alert.
 _CHANGES = "SELECT * FROM model_regimes WHERE previous_regime IS NOT NULL AND started_at >= ? ORDER BY started_at"
 _CHANGES_SINCE = timedelta(days=1)
+_NEWEST_ERROR = """
+SELECT error FROM llm_calls WHERE analyst = ? AND error IS NOT NULL AND settled_at IS NOT NULL
+ORDER BY settled_at DESC, reserved_at DESC LIMIT 1
+"""
 NO_CLOSED = pd.DataFrame(columns=list(TABLES["outcomes"].column_names))
 
 
@@ -57,10 +62,21 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
         for alerts in (
             alerts_for_scan(joined, NO_CLOSED, failed, as_of=ctx.as_of, demo=ctx.is_demo),
             alerts_for_regimes(changes, demo=ctx.is_demo),
+            *_rest(ctx, todo),
         ):
             if len(alerts):
                 writes.append(Write("alerts", ctx.marked_rows("alerts", alerts), "new"))
     return StepResult(tuple(writes), notes)
+
+
+def _rest(ctx: ScanContext, decisions: pd.DataFrame) -> list[pd.DataFrame]:
+    """The alert that the analyst rests, where a decision says so: nobody else tells of an account that ran empty."""
+    who = ctx.analyst.name
+    stands_in = (decisions["analyst"] == "rules") & (who not in ("rules", "replay"))
+    if not ((decisions["status_reason"] == ANALYST_RESTING) | stands_in).any():
+        return []
+    newest = ctx.store.rows(_NEWEST_ERROR, (who,))
+    return [alerts_for_rest(who, row["error"], as_of=ctx.as_of, demo=ctx.is_demo) for row in newest]
 
 
 def _with_delay(ctx: ScanContext, decisions: pd.DataFrame) -> pd.DataFrame:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from v7_pipeline.analyst.base import AnalystError
-from v7_pipeline.analyst.breaker import ANALYST_RESTING, Breaker, RestingAnalyst
+from v7_pipeline.analyst.base import ANALYST_RESTING, AnalystError
+from v7_pipeline.analyst.breaker import Breaker, RestingAnalyst
 from v7_pipeline.analyst.ledger import Ledger
 from v7_pipeline.analyst.prices import UnknownPriceError
 from v7_pipeline.analyst.rules import RulesAnalyst
@@ -284,4 +284,27 @@ def test_scans_go_on_while_it_rests(make_runtime: Callable[..., Any], sandbox: A
             ("gated_signals", "as_of = ?"),
         ):
             assert reader.rows(f"SELECT count(*) AS n FROM {table} WHERE {where}", (as_of,))[0]["n"] == 2, table
+    (alert,) = runtime.store.rows("SELECT * FROM alerts WHERE kind = 'analyst_resting'")
+    assert alert["severity"] == "warning" and "SERVER_ERROR: HTTP 503" in alert["body"]
     assert {row["status"] for row in scan(14)} == {"answered"}, "after the rest it decides again"
+
+
+def test_an_account_that_ran_empty_is_alerted_once_a_day(make_runtime: Callable[..., Any], sandbox: Any) -> None:
+    runtime = make_runtime(NOW, symbols="BTC-USD,ETH-USD", breaker_failures=2)
+    start = runtime.clock().replace(second=0)
+    sandbox.fault("chat", "status", status=402)
+    try:
+        for minutes in (0, 2, 4, 14, 16):
+            instant = start + timedelta(minutes=minutes)
+            runtime.clock = lambda instant=instant: instant + timedelta(seconds=5)
+            context = runtime.context(instant, f"scan-{minutes}")
+            if minutes:
+                run_scan(context)
+            else:
+                with pytest.raises(AnalystError, match="top it up"):
+                    run_scan(context)
+    finally:
+        sandbox.faults.clear()
+    (alert,) = runtime.store.rows("SELECT * FROM alerts WHERE kind = 'analyst_resting'")
+    assert (alert["severity"], alert["run_id"]) == ("critical", "scan-2")
+    assert "HTTP 402" in alert["body"] and alert["title"].startswith("DEMO deepseek rests")

@@ -142,8 +142,7 @@ def test_a_repaired_question_is_asked_without_the_repair(serve: Serve, ledger: L
     row = dict.fromkeys(TABLES["llm_signals"].column_names) | {
         "signal_id": decision.signal_id, "symbol": "BTC-USD", "strategy": "v7", "as_of": question().as_of,
         "side": "BUY", "decided_at": NOW, "analyst": "deepseek", "status": "answered", "call_id": decision.call_id,
-        "confidence": 0.7,
-        "prompt_version": decision.prompt_version, **PROVENANCE,
+        "confidence": 0.7, "prompt_version": decision.prompt_version, **PROVENANCE,
     }  # fmt: skip
     with store.transaction() as tx:
         tx.insert_new("llm_signals", arrow_rows("llm_signals", [row]))

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from v7_pipeline.analyst.base import NOT_IN_LEDGER
 from v7_pipeline.analyst.ledger import Ledger
-from v7_pipeline.analyst.replay import NOT_IN_LEDGER, ReplayAnalyst
+from v7_pipeline.analyst.replay import ReplayAnalyst
 from v7_pipeline.analyst.rules import RulesAnalyst
 from v7_pipeline.analyst.wire import Parameters
 from v7_pipeline.backtest import replay as backtest
