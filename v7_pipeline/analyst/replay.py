@@ -29,21 +29,16 @@ SELECT attempt, raw_reply, finish_reason, prompt_version FROM llm_calls
 WHERE call_id = ? AND finish_reason IS NOT NULL ORDER BY attempt DESC LIMIT 1
 """
 
-# A repair sends the first messages and two more: its text begins as the first one's does, its closing bracket aside.
-_CONVERSATIONS = """
-WITH asked AS (
-    SELECT prompt_hash, call_id, min(attempt) AS first, any_value(model) AS model, any_value(parameters) AS parameters,
-           any_value(prompt) AS prompt
-    FROM llm_calls
-    WHERE prompt_hash IN (SELECT unnest(?::VARCHAR[])) AND analyst = coalesce(?, analyst)
-    GROUP BY prompt_hash, call_id
-)
-SELECT a.prompt_hash, c.call_id, c.attempt, c.raw_reply, c.finish_reason
-FROM asked a
-JOIN llm_calls c ON c.call_id = a.call_id AND c.attempt >= a.first AND c.model = a.model
- AND c.parameters = a.parameters AND starts_with(c.prompt, left(a.prompt, length(a.prompt) - 1))
-WHERE c.finish_reason IS NOT NULL AND c.status IN ('settled', 'unknown')
-ORDER BY a.prompt_hash, c.reserved_at, c.call_id, c.attempt
+# Two steps: the first reads short columns only, so that the second reads the few long texts that are needed. All
+# attempts of a call have its scan's instant.
+_REQUESTS = """
+SELECT prompt_hash, call_id, min(attempt) AS first, any_value(as_of) AS as_of FROM llm_calls
+WHERE prompt_hash IN (SELECT unnest(?::VARCHAR[])) AND analyst = coalesce(?, analyst)
+GROUP BY prompt_hash, call_id
+"""
+_ATTEMPTS = """
+SELECT call_id, attempt, prompt_hash, model, parameters, prompt, status, raw_reply, finish_reason FROM llm_calls
+WHERE call_id IN (SELECT unnest(?::VARCHAR[])) AND as_of >= ? AND as_of <= ? ORDER BY reserved_at, call_id, attempt
 """
 
 
@@ -62,13 +57,40 @@ def held_answers(reader: Reader | Store, hashes: Sequence[str], *, analyst: str 
     A call's repair counts as its answer. Of several calls with one request the newest usable answer counts; where none
     is usable, the newest reply's fault.
     """
+    requests = reader.rows(_REQUESTS, (list(hashes), analyst))
+    if not requests:
+        return {}
+    attempts: dict[str, list[dict[str, Any]]] = {}
+    instants = [request["as_of"] for request in requests]
+    call_ids = list({request["call_id"] for request in requests})
+    for row in reader.rows(_ATTEMPTS, (call_ids, min(instants), max(instants))):
+        attempts.setdefault(row["call_id"], []).append(row)
     held: dict[str, Held] = {}
-    for row in reader.rows(_CONVERSATIONS, (list(hashes), analyst)):
-        said = parse_reply(row["raw_reply"], row["finish_reason"])
-        before = held.get(row["prompt_hash"])
-        if isinstance(said, Answer) or before is None or isinstance(before.said, Abstention):
-            held[row["prompt_hash"]] = Held(row["call_id"], said)
+    # Calls by their first attempt's time: of several with one request the newest answer is kept.
+    place = {call_id: place for place, call_id in enumerate(attempts)}
+    for request in sorted(requests, key=lambda request: place[request["call_id"]]):
+        for row in _conversation(attempts[request["call_id"]], request["first"]):
+            said = parse_reply(row["raw_reply"], row["finish_reason"])
+            before = held.get(request["prompt_hash"])
+            if isinstance(said, Answer) or before is None or isinstance(before.said, Abstention):
+                held[request["prompt_hash"]] = Held(request["call_id"], said)
     return held
+
+
+def _conversation(attempts: Sequence[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+    """Of a call's attempts, those with a reply that go on from the attempt numbered `first`: retries, and a repair.
+
+    A repair sends the first messages and two more, so that its text begins as the first one's, closing bracket aside.
+    """
+    (start,) = (row for row in attempts if row["attempt"] == first)
+    return [
+        row
+        for row in attempts
+        if row["attempt"] >= first
+        and row["finish_reason"] is not None
+        and (row["model"], row["parameters"]) == (start["model"], start["parameters"])
+        and row["prompt"].startswith(start["prompt"][:-1])
+    ]
 
 
 @dataclass(frozen=True)
