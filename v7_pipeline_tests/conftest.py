@@ -22,7 +22,7 @@ STORES = os.environ.get("V7_TEST_STORES", "duckdb")
 def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the settings, keys or .env of the machine it runs on."""
     for name in list(os.environ):
-        if name.startswith("V7_") or name in ("DEEPSEEK_API_KEY", "DAGSTER_HOME"):
+        if name.startswith("V7_") or name in ("DEEPSEEK_API_KEY", "COINGECKO_API_KEY", "DAGSTER_HOME"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

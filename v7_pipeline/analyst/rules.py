@@ -204,6 +204,10 @@ def answer_from_prompt(document: Mapping[str, Any]) -> dict[str, Any]:
             f"the document is not a prompt of this version: {error} is missing or of another type"
         ) from None
     row = decided.to_dict("records")[0]
+    told = document.get("combined")
+    if isinstance(told, Mapping) and isinstance(told.get("mean_vote_times_score"), int | float):
+        # As the prompt has it: reckoned again from its rounded votes and scores, the last digit could differ.
+        row = {**row, "score": told["mean_vote_times_score"]}
     reasoning = explain(row, readings, meanings, mode)
     if row["status"] != "answered":
         row = {**row, "side": "HOLD", "confidence": 0.5, "key_theories": ""}

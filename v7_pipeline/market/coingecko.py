@@ -25,6 +25,7 @@ __all__ = ["COINS", "CoinGeckoClient", "Reference", "coin_of"]
 PATH = "/simple/price"
 RATE_PER_S = 2  # the public address allows a few requests a minute; a scan makes one
 SUBJECT = "CoinGecko's prices"
+_READ = frozenset({200, 401, 403, 429})  # statuses that are told as what they are, and not asked again
 
 # CoinGecko's names of the coins behind Coinbase's products; its names are not to be guessed from the ticker.
 COINS: Mapping[str, str] = {
@@ -69,6 +70,7 @@ class CoinGeckoClient:
         limiter: Limiter | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._key = key
         self._transport = Transport(
             base_url,
             name="CoinGecko",
@@ -98,10 +100,18 @@ class CoinGeckoClient:
                 "include_24hr_vol": "true",
                 "include_last_updated_at": "true",
             }
-            refusals = frozenset({200, 401, 403, 429})
-            found = self._transport.ask(PATH, params, subject=SUBJECT, read=_read, accept=refusals)
+            found = self._ask(params)
             answers |= {symbol: _reference(symbol, found.get(coin)) for symbol, coin in coins.items()}
         return answers
+
+    def _ask(self, params: Mapping[str, str]) -> Mapping[str, Any]:
+        try:
+            return self._transport.ask(PATH, params, subject=SUBJECT, read=_read, accept=_READ)
+        except MarketError as error:
+            # What a server says of a fault is quoted, and it may quote the request.
+            if self._key is None:
+                raise
+            raise MarketError(str(error).replace(self._key.get_secret_value(), "[secret]")) from None
 
 
 def _read(answer: Answer) -> Mapping[str, Any]:

@@ -209,6 +209,7 @@ def assert_grounded(questions: list[Question]) -> int:
         assert ungrounded_against(decision.answer, messages) == (), decision.answer.reasoning
         stand_in = parse_reply(json.dumps(answer_from_prompt(json.loads(messages[-1]["content"]))), "stop")
         assert isinstance(stand_in, Answer)
+        assert ungrounded_against(stand_in, messages) == (), stand_in.reasoning
     return signals
 
 

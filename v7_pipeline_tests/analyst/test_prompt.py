@@ -261,7 +261,7 @@ def test_questions_of_other_instants_and_products_share_the_whole_system_part_as
     sent = [json.dumps(build_prompt(each).messages, ensure_ascii=False).encode() for each in asked]
     system = json.dumps(build_prompt(asked[0]).messages[0], ensure_ascii=False).encode()
     assert all(text.startswith(b"[" + system) for text in sent)
-    assert all(len(system) > 0.55 * len(text) for text in sent), "more than half of every prompt can be a cache hit"
+    assert all(len(system) > 0.5 * len(text) for text in sent), "more than half of every prompt can be a cache hit"
 
 
 def test_the_system_part_holds_no_instant() -> None:
