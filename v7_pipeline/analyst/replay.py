@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from v7_pipeline.analyst.base import NOT_IN_LEDGER, Analyst, Answer, Decision, Question, require_aware
+from v7_pipeline.analyst.grounding import ungrounded_against
 from v7_pipeline.analyst.prompt import Prompt, build_prompt
 from v7_pipeline.analyst.reply import Abstention, parse_reply
 from v7_pipeline.analyst.wire import Parameters, messages_text, prompt_hash
@@ -178,5 +179,8 @@ class ReplayAnalyst:
             prompt_version=prompt.version,
             cost_usd=0.0,
             analyst=self.name,
+            ungrounded=ungrounded_against(held.said, prompt.messages)
+            if held is not None and isinstance(held.said, Answer)
+            else None,
             **outcome,
         )

@@ -57,6 +57,7 @@ def test_what_was_answered_is_answered_again_at_no_cost_and_names_the_call(
     assert [d.call_id for d in again] == [d.call_id for d in paid]
     assert {(d.status, d.status_reason, d.analyst, d.cost_usd) for d in again} == {("answered", None, "replay", 0.0)}
     assert [d.prompt_version for d in again] == [d.prompt_version for d in paid]
+    assert [d.ungrounded for d in again] == [d.ungrounded for d in paid] != [None] * 3
     assert calls(store) == before and len(server.requests) == 3
 
 
