@@ -15,6 +15,8 @@ from v7_pipeline.orchestration.checks.scan_checks import CHECKS, run_checks
 from v7_pipeline.scan.run import run_scan
 from v7_pipeline.scan.runtime import Runtime, build_runtime
 from v7_pipeline.settings import load_settings
+from v7_pipeline.store import arrow_rows
+from v7_pipeline.store.schema import TABLES
 
 AS_OF = datetime(2026, 3, 3, 12, 0, tzinfo=UTC)
 ALL = frozenset(check.name for check in CHECKS)
@@ -70,3 +72,26 @@ def test_a_check_fails_on_its_fault(name: str, scanned: tuple[Path, str], tmp_pa
         tx.execute(FAULTS[name])
     (result,) = run_checks(runtime, AS_OF, frozenset({name}))
     assert result[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("status", "reply", "bad"),
+    [("settled", "{}", 0), ("unknown", "{}", 0), ("unknown", None, 1), ("reserved", None, 1), ("failed", None, 1)],
+)
+def test_an_answer_without_usage_has_its_call_and_a_lost_one_has_not(
+    status: str, reply: str | None, bad: int, scanned: tuple[Path, str], tmp_path: Path
+) -> None:
+    home, url = scanned
+    shutil.copytree(home, tmp_path / "home")
+    runtime = _runtime(tmp_path / "home", url)
+    call = {
+        "call_id": "local-x", "attempt": 1, "signal_id": "x", "symbol": "BTC-USD", "as_of": AS_OF, "analyst": "local",
+        "model": "m", "prompt": "[]", "prompt_hash": "h", "prompt_version": "p", "parameters": "{}", "status": status,
+        "reserved_at": AS_OF, "reserved_usd": 0.1, "price_version": "v", "raw_reply": reply, "source": "demo",
+        "run_id": "r", "code_version": "c",
+    }  # fmt: skip
+    with runtime.store.transaction() as tx:
+        tx.insert_new("llm_calls", arrow_rows("llm_calls", [dict.fromkeys(TABLES["llm_calls"].column_names) | call]))
+        tx.execute("UPDATE llm_signals SET call_id = 'local-x' WHERE symbol = 'BTC-USD' AND status = 'answered'")
+    (result,) = run_checks(runtime, AS_OF, frozenset({"every_answer_has_its_call"}))
+    assert result[1] == bad

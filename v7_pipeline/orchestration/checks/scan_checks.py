@@ -69,7 +69,9 @@ CHECKS: tuple[Check, ...] = (
         "Each answer that names a call has that call settled in the ledger.",
         "SELECT count(*) AS bad FROM llm_signals l WHERE l.as_of = ? AND l.status = 'answered' "
         "AND l.call_id IS NOT NULL "
-        "AND NOT EXISTS (SELECT 1 FROM llm_calls c WHERE c.call_id = l.call_id AND c.status = 'settled')",
+        # unknown is settled at the worst case: an answer without usage is an answer
+        "AND NOT EXISTS (SELECT 1 FROM llm_calls c WHERE c.call_id = l.call_id AND c.raw_reply IS NOT NULL "
+        "AND c.status IN ('settled', 'unknown'))",
     ),
     Check(
         "every_decision_was_gated",
