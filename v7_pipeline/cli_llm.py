@@ -398,9 +398,11 @@ def _standings(rows: Sequence[Standing]) -> Any:
         "analyst", "n", "buy", "sell", "hold", "unanswered", "agreement", "confidence", "latency", "cost", "mean R",
     ):  # fmt: skip
         table.add_column(name, overflow="fold")
-    for row in rows:
+    for place, row in enumerate(rows):
         low, high = row.agreement
-        agreement = f"{row.agreed / row.shared:.1%} ({low:.1%} … {high:.1%}, n = {row.shared})" if row.shared else "–"
+        agreement = (
+            f"{row.agreed / row.shared:.1%} ({low:.1%} … {high:.1%}, n = {row.shared})" if row.shared and place else "–"
+        )
         opposite = f", {row.opposite} opposite" if row.opposite else ""
         mean_r = "–" if row.mean_r is None else f"{row.mean_r:+.2f}"
         table.add_row(
