@@ -28,6 +28,7 @@ from rich.text import Text
 
 from v7_pipeline import __version__
 from v7_pipeline.analyst.costs import Costs, costs
+from v7_pipeline.analyst.regimes import regimes_table
 from v7_pipeline.scan.account import read_account
 from v7_pipeline.scan.decide import quote_increment
 from v7_pipeline.settings import Settings
@@ -230,6 +231,7 @@ def statistics_block(store: Store, settings: Settings) -> Group:
             day_budget_usd=settings.daily_budget_usd,
             month_budget_usd=settings.monthly_budget_usd,
         )
+        regimes = regimes_table(reader)
         scans = reader.query(
             "SELECT count(*) AS n, min(as_of) AS first, max(as_of) AS last, sum(cost_usd) AS cost FROM scans"
         ).iloc[0]
@@ -254,7 +256,25 @@ def statistics_block(store: Store, settings: Settings) -> Group:
         parts.append(Text("OUTCOMES  none yet"))
     parts.append(Text(f"COST  ${_number(scans['cost'], 4)} for all finished scans"))
     parts.append(Text(cost_line(spent)))
+    if len(regimes):
+        parts.append(_regimes_block(regimes))
     return Group(*parts)
+
+
+def _regimes_block(regimes: Any) -> Table:
+    """Which model answered from when on, and how its confidence compares with what came of it; never mixed."""
+    return _rows(
+        "MODELS behind the analyst",
+        ("analyst", "model@fingerprint", "since", "calls", "decided", "mean conf.", "win rate", "mean R"),
+        [
+            (
+                row["analyst"], row["regime"], f"{row['first_call']:%Y-%m-%d %H:%M}Z", str(row["calls"]),
+                str(row["decided"]), _number(row["mean_confidence"], 2), _number(row["win_rate"], 2),
+                _number(row["mean_r"], 2),
+            )
+            for row in regimes.to_dict("records")
+        ],
+    )  # fmt: skip
 
 
 def cost_line(found: Costs) -> str:

@@ -347,6 +347,7 @@ def test_stats_and_budget_tell_what_a_call_a_signal_and_the_month_cost(at_home: 
     spent = calls["cost_usd"].sum()
     line = next(line for line in v7("stats", "--demo").out.splitlines() if line.startswith("CALLS"))
     assert f"today ${spent:.4f} of $3" in line
+    assert re.search(r"deepseek-flash@fp_v7sandbox_demo +│", v7("stats", "--demo").out)
     out = v7("budget", "--demo").out
     assert "DEMO" in out and "fewer than three whole days" in out
     assert f"A call ${spent / len(calls):.6f} (n = {len(calls)})" in out

@@ -526,7 +526,7 @@ _ALL: tuple[Table, ...] = (
         "created_at",
         _text("alert_id", "identity of the event and its kind"),
         _time("created_at", "the event's instant"),
-        _text("kind", "signal, trade_closed, scan_failed, halt"),
+        _text("kind", "signal, trade_closed, scan_failed, halt, model_regime, analyst_resting"),
         _text("severity", "info, warning or critical"),
         _text("title", "one line"),
         _text("body", "the message, plain text"),
