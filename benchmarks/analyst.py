@@ -59,7 +59,7 @@ def _rounds(folder: Path, rounds: int) -> dict[str, list[float]]:
     from v7_pipeline.analyst.rules import answer_from_prompt
     from v7_pipeline.store import open_store, signal_id
 
-    store = open_store(f"duckdb:{folder / 'v7.duckdb'}")
+    store = open_store(f"duckdb:{folder / 'v7.duckdb'}", linger_s=0.05)
     store.migrate("0", START)
     ledger = Ledger(store, daily_budget_usd=1e6, monthly_budget_usd=1e6, provenance=MARKS)
     prices, model = load_prices(), "deepseek-flash"

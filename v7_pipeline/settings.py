@@ -84,6 +84,13 @@ class Settings(BaseSettings):
     )
     store_wait_s: float = Field(10.0, gt=0, description="s; how long to wait for a store that another process holds")
 
+    store_linger_s: float = Field(
+        0.05,
+        ge=0,
+        le=5,
+        description="s; how long a scan keeps the file open after a write, unless another waits for it",
+    )
+
     # --- market ---------------------------------------------------------------------------
     market_api: Literal["exchange", "advanced"] = Field("exchange", description="which Coinbase candle API to use")
     exchange_url: str = Field("https://api.exchange.coinbase.com", description="base URL of the Exchange API")

@@ -261,7 +261,7 @@ class Ledger:
                     results.append(self._reservation(call, int(attempts.get(call.call_id, 0)) + 1, now))
             rows = [result.row for result in results if isinstance(result, Reservation)]
             if rows:
-                tx.insert_new("llm_calls", arrow_rows("llm_calls", rows))
+                tx.append("llm_calls", arrow_rows("llm_calls", rows))  # their attempts are beyond all that were seen
         return results
 
     def write(self, endings: Sequence[Ending], *, also: Callable[[Transaction], None] | None = None) -> None:
@@ -269,7 +269,7 @@ class Ledger:
         if not endings:
             return
         with self._store.transaction() as tx:
-            tx.upsert("llm_calls", arrow_rows("llm_calls", [ending.row for ending in endings]))
+            tx.put("llm_calls", arrow_rows("llm_calls", [ending.row for ending in endings]))
             if also is not None:
                 also(tx)
 

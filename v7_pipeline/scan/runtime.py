@@ -60,7 +60,8 @@ class Runtime:
         # A lake on PostgreSQL keeps its Parquet files in the mode's folder; a SQLite lake has a folder of its own.
         lake = self.settings.store_url.startswith("ducklake:postgres")
         files = str((self.settings.data_dir / "lake").resolve()) if lake else None
-        return open_store(self.settings.store_url, wait_s=self.settings.store_wait_s, data_path=files)
+        s = self.settings
+        return open_store(s.store_url, wait_s=s.store_wait_s, data_path=files, linger_s=s.store_linger_s)
 
     @cached_property
     def market(self) -> Any:

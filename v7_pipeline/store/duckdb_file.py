@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from v7_pipeline.store.errors import StoreError
+from v7_pipeline.store.lingering import Attached, let_go, lingering
 from v7_pipeline.store.process import literal, process
 from v7_pipeline.store.torn_writes import dead_writers, mend, read_all_metadata, writers_mark
 from v7_pipeline.store.waiting import Deadline, turn
@@ -33,13 +35,14 @@ class DuckDBFile:
 
     reads_wait = True  # a reader and a writer cannot have the file open at once, even within one process
 
-    def __init__(self, path: str, connect: Connect | None = None) -> None:
+    def __init__(self, path: str, connect: Connect | None = None, *, linger_s: float = 0.0) -> None:
         if not path:
             raise StoreError("duckdb: needs a path, such as duckdb:.v7/live/v7.duckdb")
         self.path = Path(path).expanduser().resolve()
         self.key = f"duckdb:{self.path}"
         self.label = f"the store {self.path}"
         self._connect: Connect = _closed_after(connect) if connect else self._attach
+        self._linger_s = 0.0 if connect else linger_s
 
     @contextmanager
     def _attach(self, read_only: bool) -> Iterator[DuckDBPyConnection]:
@@ -64,15 +67,29 @@ class DuckDBFile:
         """A connection in a UTC session; StoreBusy where others hold the file until the deadline."""
         if create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = lingering(self.path)
         with ExitStack() as stack:
-            # Who waits keeps the turn, so that no stream of readers keeps a writer waiting for ever.
-            with turn(Path(f"{self.path}.turn"), deadline):
-                connection = self._entered(stack, deadline, read_only=not write)
+            if self._linger_s and (write or kept.attached):
+                connection = stack.enter_context(kept.block(partial(self._kept, deadline), self._linger_s))
+            else:
+                kept.let_go()
+                # Who waits keeps the turn, so that no stream of readers keeps a writer waiting for ever.
+                with turn(Path(f"{self.path}.turn"), deadline):
+                    connection = self._entered(stack, deadline, read_only=not write)
             connection.execute("SET TimeZone='UTC'")
             if write:
                 # It tries to shorten numbers without a pattern, such as readings: a third of a write for 2 % of space.
                 connection.execute("SET disabled_compression_methods='alprd'")
             yield connection
+
+    def _kept(self, deadline: Deadline) -> Attached:
+        """The file attached for writing, until its stack is closed."""
+        with ExitStack() as stack:
+            with turn(Path(f"{self.path}.turn"), deadline):
+                connection = self._entered(stack, deadline, read_only=False)
+            known = connection.execute("SELECT current_database()").fetchone()
+            assert known is not None
+            return Attached(process(), str(known[0]), stack.pop_all())
 
     def _entered(self, stack: ExitStack, deadline: Deadline, *, read_only: bool) -> DuckDBPyConnection:
         import duckdb
@@ -119,7 +136,8 @@ class DuckDBFile:
                 deadline.pause("a connection of this process that was opened past the store")
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Let go of the file where it was kept for the next block."""
+        let_go(self.path)
 
 
 def _closed_after(connect: Connect) -> Connect:

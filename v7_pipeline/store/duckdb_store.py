@@ -154,6 +154,18 @@ class Transaction(Reader):
         keys = tuple(tuple(row.values()) for row in changed)
         return Counts(inserted=int((~found).sum()), kept=int(found.sum()), differing=keys)
 
+    def append(self, table: str, frame: pd.DataFrame | pa.Table) -> None:
+        """Add rows whose keys the caller has seen in this transaction to be new; nothing is compared."""
+        declared = schema.table(table)
+        self._insert(declared, _offered(declared, frame))
+
+    def put(self, table: str, frame: pd.DataFrame | pa.Table) -> None:
+        """Make these the stored rows of their keys, whatever was stored; nothing is compared."""
+        declared = schema.table(table)
+        offered = _offered(declared, frame)
+        self._delete(declared, offered)
+        self._insert(declared, offered)
+
     def replace_slice(
         self,
         table: str,
@@ -362,13 +374,20 @@ class Store:
 
     `url`: duckdb:PATH, ducklake:sqlite:PATH or ducklake:postgres:CONNINFO. `wait_s`: how long to wait, in seconds, for
     others to let go. `data_path`: a lake's folder of data files. `connect`: (read_only) → context manager with a
-    connection, in place of duckdb.connect; for duckdb files only.
+    connection, in place of duckdb.connect; for duckdb files only. `linger_s`: how long a duckdb file stays open after a
+    block that wrote, in seconds, for the next block of this process; whoever waits for it gets it at once.
     """
 
     def __init__(
-        self, url: str, *, wait_s: float = 10.0, data_path: str | None = None, connect: Connect | None = None
+        self,
+        url: str,
+        *,
+        wait_s: float = 10.0,
+        data_path: str | None = None,
+        connect: Connect | None = None,
+        linger_s: float = 0.0,
     ) -> None:
-        self._backend = _backend(url, data_path, connect)
+        self._backend = _backend(url, data_path, connect, linger_s)
         self._wait_s = wait_s
         self._verified = False
 
@@ -481,7 +500,7 @@ class Store:
                         stack.close()
 
     def close(self) -> None:
-        """Let go of what this process keeps for the store (a lake's catalog); using the store again opens it anew."""
+        """Let go of what this process keeps for the store: its file, or a lake's catalog. It may be used again."""
         self._backend.close()
 
     @property
@@ -565,10 +584,10 @@ def _transaction(connection: DuckDBPyConnection, kind: str = "") -> Iterator[Non
     connection.execute("COMMIT")
 
 
-def _backend(url: str, data_path: str | None, connect: Connect | None) -> DuckDBFile | DuckLake:
+def _backend(url: str, data_path: str | None, connect: Connect | None, linger_s: float) -> DuckDBFile | DuckLake:
     kind, _, place = url.partition(":")
     if kind == "duckdb":
-        return DuckDBFile(place, connect)
+        return DuckDBFile(place, connect, linger_s=linger_s)
     catalog, _, place = place.partition(":")
     if kind == "ducklake" and catalog == "sqlite":
         return SqliteLake(place, data_path)
@@ -581,7 +600,12 @@ def _backend(url: str, data_path: str | None, connect: Connect | None) -> DuckDB
 
 
 def open_store(
-    url: str, *, wait_s: float = 10.0, data_path: str | None = None, connect: Connect | None = None
+    url: str,
+    *,
+    wait_s: float = 10.0,
+    data_path: str | None = None,
+    connect: Connect | None = None,
+    linger_s: float = 0.0,
 ) -> Store:
     """The store at `url` (see Store); nothing is opened before it is used."""
-    return Store(url, wait_s=wait_s, data_path=data_path, connect=connect)
+    return Store(url, wait_s=wait_s, data_path=data_path, connect=connect, linger_s=linger_s)

@@ -18,7 +18,7 @@ from typing import IO
 
 from v7_pipeline.store.errors import StoreBusy
 
-__all__ = ["Deadline", "is_held", "turn"]
+__all__ = ["Deadline", "is_held", "is_waited_for", "turn"]
 
 _SHORTEST_S, _LONGEST_S = 0.001, 0.01
 
@@ -87,6 +87,14 @@ def _someone_before(ticket: Path, file: Path) -> bool:
             return True
         other.unlink(missing_ok=True)
     return False
+
+
+def is_waited_for(file: Path) -> bool:
+    """Whether anybody stands in the queue for `file`, or has the turn and waits for what it stands for."""
+    if next(file.parent.glob(f"{escape(file.name)}-*"), None) is not None:
+        return True
+    with file.open("a") as handle:
+        return not _locked(handle)
 
 
 def is_held(file: Path) -> bool:

@@ -25,6 +25,7 @@ NOW = datetime(2024, 1, 2, 3, 4, tzinfo=UTC)
 @pytest.fixture(
     params=[
         "duckdb",
+        "duckdb, lingering",
         "ducklake:sqlite",
         pytest.param("ducklake:postgres", marks=pytest.mark.slow),
     ]
@@ -33,6 +34,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """Arguments of open_store for a store that does not exist yet."""
     if request.param == "duckdb":
         return {"url": f"duckdb:{tmp_path / 'v7.duckdb'}"}
+    if request.param == "duckdb, lingering":
+        return {"url": f"duckdb:{tmp_path / 'v7.duckdb'}", "linger_s": 0.05}
     if request.param == "ducklake:sqlite":
         return {"url": f"ducklake:sqlite:{tmp_path / 'v7.sqlite'}"}
     database = request.getfixturevalue("new_database")()
