@@ -12,14 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from v7_pipeline.analyst.base import BookContext, MarketContext, ReferenceContext
-from v7_pipeline.market.coinbase import MarketError, OrderBook
-from v7_pipeline.market.coingecko import CoinGeckoClient, Reference
+from v7_pipeline.market.errors import MarketError
 from v7_pipeline.scan.context import ScanContext
+
+if TYPE_CHECKING:
+    from v7_pipeline.market.coingecko import CoinGeckoClient, Reference
+    from v7_pipeline.market.wire import OrderBook
 
 __all__ = ["DEADLINE_S", "context_of", "fetch_context", "stored_context"]
 
@@ -155,6 +158,8 @@ def _book_job(market: Any, symbol: str) -> Callable[[], OrderBook]:
 
 
 def _coingecko(ctx: ScanContext, deadline_s: float) -> CoinGeckoClient:
+    from v7_pipeline.market.coingecko import CoinGeckoClient
+
     s = ctx.settings
     return CoinGeckoClient(base_url=s.coingecko_url, key=s.coingecko_api_key, timeout_s=deadline_s)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -59,3 +61,10 @@ def test_backfilled_assets_take_a_range_in_one_run(defs: dg.Definitions) -> None
 def test_a_scan_runs_in_one_process(defs: dg.Definitions) -> None:
     assert defs.resolve_job_def("scan").executor_def is dg.in_process_executor
     assert defs.resolve_job_def("backfill_features").executor_def is dg.in_process_executor
+
+
+def test_the_definitions_import_nothing_heavy_before_it_is_needed() -> None:
+    heavy = ("requests", "httpx", "openai", "scipy", "numba", "tenacity", "great_expectations", "plotly", "matplotlib")
+    code = f"import sys, v7_pipeline.definitions; print([name for name in {heavy!r} if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
