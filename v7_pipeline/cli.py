@@ -15,6 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from v7_pipeline import __version__, cli_budget, cli_llm
+from v7_pipeline.cli_common import Demo, UsageProblemError
+from v7_pipeline.cli_common import settings_of as _settings
+from v7_pipeline.cli_common import store_of as _store
 from v7_pipeline.settings import Settings, SettingsError, env_name, load_settings, origin_of, without_secrets
 
 __all__ = ["app", "main"]
@@ -31,14 +34,7 @@ app = typer.Typer(
 app.add_typer(cli_budget.app, name="budget")
 app.add_typer(cli_llm.app)
 
-Demo = Annotated[
-    bool | None, typer.Option("--demo/--live", help="Demo: the sandbox's simulated market. Default: V7_MODE.")
-]
 Symbols = Annotated[str | None, typer.Option(help="Products, separated by commas, such as BTC-USD,ETH-USD.")]
-
-
-class UsageProblemError(Exception):
-    """An argument cannot be used; the message is the one sentence that the person sees."""
 
 
 @app.command(epilog="Examples: `v7 up --demo` · `v7 up` · `V7_SYMBOLS=BTC-USD v7 up`")
@@ -435,30 +431,6 @@ class _Session:
         return sandbox_settings(settings, url)
 
 
-# Settings that have an option of their own, for messages in the words of who typed it.
-_OPTIONS = {
-    "symbols": "--symbols",
-    "max_signals_per_hour": "--max-signals",
-    "daily_budget_usd": "--daily-budget",
-    "monthly_budget_usd": "--monthly-budget",
-}
-
-
-def _settings(demo: bool | None, *, symbols: str | None = None, **changes: Any) -> Settings:
-    overrides = {name: value for name, value in changes.items() if value is not None}
-    if demo is not None:
-        overrides["mode"] = "demo" if demo else "live"
-    if symbols is not None:
-        overrides["symbols"] = symbols
-    try:
-        return load_settings(**overrides)
-    except SettingsError as error:
-        told = str(error)
-        for field, option in _OPTIONS.items():
-            told = told.replace(f"{env_name(field)} (from argument)", option)
-        raise UsageProblemError(told) from None
-
-
 def _product(text: str, demo: bool | None) -> str:
     """The one product of --symbol."""
     try:
@@ -480,15 +452,6 @@ def _check_rules(settings: Settings) -> None:
         raise UsageProblemError(
             f"V7_FTMO_RULES (from {origin_of('ftmo_rules')}) is not usable: {error.args[0]}"
         ) from None
-
-
-def _store(settings: Settings) -> Any:
-    from v7_pipeline.store import StoreError, open_store
-
-    try:
-        return open_store(settings.store_url, wait_s=settings.store_wait_s)
-    except StoreError as error:
-        raise UsageProblemError(f"V7_STORE (from {origin_of('store')}) is not usable: {error}") from None
 
 
 def _now_minute() -> datetime:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from v7_pipeline.cli_common import Demo, UsageProblemError, settings_of, store_of
+
 if TYPE_CHECKING:
     from v7_pipeline.analyst.balance import Reconciliation
     from v7_pipeline.settings import Settings
@@ -23,9 +25,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Examples: `v7 budget` · `v7 budget --demo --json` · `v7 budget reconcile --dry-run`",
 )
-Demo = Annotated[
-    bool | None, typer.Option("--demo/--live", help="Demo: the sandbox's simulated market. Default: V7_MODE.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -35,17 +34,15 @@ def budget(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
     """Spent, set aside and left of the day and the month; per analyst, call and signal; the month's forecast."""
-    from v7_pipeline.cli import _settings, _store
-
     context.obj = demo
     if context.invoked_subcommand:
         return
     from v7_pipeline.analyst.costs import costs
     from v7_pipeline.console import budget_block, out
 
-    settings = _settings(demo)
+    settings = settings_of(demo)
     found = costs(
-        _store(settings),
+        store_of(settings),
         datetime.now(UTC),
         day_budget_usd=settings.daily_budget_usd,
         month_budget_usd=settings.monthly_budget_usd,
@@ -71,13 +68,12 @@ def reconcile(
     from v7_pipeline import __version__
     from v7_pipeline.analyst.balance import ask_balance
     from v7_pipeline.analyst.balance import reconcile as compare
-    from v7_pipeline.cli import UsageProblemError, _settings, _store
 
-    settings = _settings(context.obj if demo is None else demo)
+    settings = settings_of(context.obj if demo is None else demo)
     url, key = _account(settings)
     if key is None:
         raise UsageProblemError("there is no key, so no account to ask; set DEEPSEEK_API_KEY")
-    store = _store(settings)
+    store = store_of(settings)
     at = datetime.now(UTC)
     told = ask_balance(url, key, timeout_s=settings.deepseek_deadline_s)
     marks = {"source": settings.source, "run_id": "v7 budget reconcile", "code_version": __version__}

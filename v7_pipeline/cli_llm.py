@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer._click.exceptions import ClickException
 
-from v7_pipeline.settings import Settings, load_settings
+from v7_pipeline.cli_common import Demo, settings_of, store_of
+from v7_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from v7_pipeline.scan.compare import Standing
@@ -36,9 +37,6 @@ app = typer.Typer(
     "`v7 llm compare --with rules`",
 )
 
-Demo = Annotated[
-    bool | None, typer.Option("--demo/--live", help="Demo: the sandbox's simulated market. Default: V7_MODE.")
-]
 First = Annotated[str | None, typer.Option("--from", help="First UTC day of the scans, such as 2023-12-01.")]
 Last = Annotated[str | None, typer.Option("--to", help="Last UTC day, included.")]
 
@@ -65,8 +63,8 @@ def show(
     """One call: its messages, and every attempt's reply, usage, cost, price entry, latency, status and error."""
     from v7_pipeline.console import out
 
-    settings = load_settings(**_mode(demo))
-    with _store(settings).reading() as reader:
+    settings = settings_of(demo)
+    with store_of(settings).reading() as reader:
         found = _call_of(reader, call_id)
         attempts = reader.rows(_CALLS, (found,))
         others = [row["call_id"] for row in reader.rows(_OTHERS, (attempts[0]["signal_id"], found))]
@@ -89,8 +87,8 @@ def replay(
     from v7_pipeline.console import out
     from v7_pipeline.scan.again import prompt_again
 
-    settings = load_settings(**_mode(demo))
-    store = _store(settings)
+    settings = settings_of(demo)
+    store = store_of(settings)
     rows = store.rows(_SIGNAL, (signal_id,))
     if not rows:
         raise ClickException(f"no signal {signal_id!r}; `v7 signals` lists the newest")
@@ -135,8 +133,8 @@ def export(
     from v7_pipeline.console import RichTeller, out
 
     start, end = _span(first, last)
-    settings = load_settings(**_mode(demo))
-    store = _store(settings)
+    settings = settings_of(demo)
+    store = store_of(settings)
     teller = RichTeller(out(stderr=True))
     written = 0
     total = int(store.rows(_COUNT, (start, end, analyst))[0]["n"])
@@ -172,10 +170,10 @@ def compare(
     from v7_pipeline.scan import compare as comparing
 
     start, end = _span(first, last)
-    settings = load_settings(**_mode(demo))
+    settings = settings_of(demo)
     names = list(dict.fromkeys(others))
     _check_names(names, settings)
-    store = _store(settings)
+    store = store_of(settings)
     kept = comparing.questions(store, start=start, end=end, limit=limit)
     if not kept:
         raise ClickException("the ledger holds no decided question of that time; widen --from and --to, or scan first")
@@ -420,19 +418,6 @@ def _standings(rows: Sequence[Standing]) -> Any:
 
 
 # --- arguments ------------------------------------------------------------------------------
-
-
-def _mode(demo: bool | None) -> dict[str, str]:
-    return {} if demo is None else {"mode": "demo" if demo else "live"}
-
-
-def _store(settings: Settings) -> Store:
-    from v7_pipeline.store import StoreError, open_store
-
-    try:
-        return open_store(settings.store_url, wait_s=settings.store_wait_s)
-    except StoreError as error:
-        raise ClickException(f"V7_STORE is not usable: {error}") from None
 
 
 def _span(first: str | None, last: str | None) -> tuple[datetime, datetime]:
