@@ -35,7 +35,7 @@ def scan(work: dict[str, Any], instant: datetime) -> list[str]:
     """Ask for every symbol at `instant`; what came of each question."""
     began = time.monotonic()
     ledger = Ledger(
-        open_store(work["url"], wait_s=30.0),
+        open_store(work["url"], wait_s=30.0, linger_s=work["linger_s"]),
         daily_budget_usd=work["day_usd"],
         monthly_budget_usd=work["month_usd"],
         provenance=PROVENANCE | {"run_id": work["run_id"]},
