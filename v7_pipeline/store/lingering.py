@@ -45,6 +45,7 @@ class Lingering:
         self._lock = threading.RLock()
         self._attached: Attached | None = None
         self._blocks = 0  # begun so far: a timer of an earlier block lets go of nothing
+        self._in_use = False
 
     @property
     def attached(self) -> bool:
@@ -63,6 +64,7 @@ class Lingering:
             if self._attached is None:
                 self._attached = attach()
             held = self._attached
+            self._in_use = True
             try:
                 with held.instance.cursor() as cursor:
                     cursor.execute(f"USE {held.alias}")
@@ -74,6 +76,8 @@ class Lingering:
                 self._attached = None
                 held.stack.__exit__(type(error), error, error.__traceback__)
                 raise
+            finally:
+                self._in_use = False
             if is_waited_for(self._turn_file):
                 self.let_go()
             else:
@@ -81,13 +85,19 @@ class Lingering:
                 timer.daemon = True
                 timer.start()
 
-    def let_go(self) -> None:
-        """Detach the file now, which checkpoints it; where it is in use by a block, once that has ended."""
-        with self._lock:
-            if self._attached is None:
-                return
-            self._attached.stack.close()
-            self._attached = None
+    def let_go(self, *, wait: bool = True) -> None:
+        """Detach the file, which checkpoints it; within a block of this thread that is left to the block's end.
+
+        A block of another thread is waited for, or not: then nothing is done while one is under way.
+        """
+        if not self._lock.acquire(blocking=wait):
+            return
+        try:
+            if self._attached is not None and not self._in_use:
+                self._attached.stack.close()
+                self._attached = None
+        finally:
+            self._lock.release()
 
     def _let_go_after(self, block: int) -> None:
         with self._lock:
@@ -118,8 +128,9 @@ def let_go(path: Path) -> None:
 
 
 def _let_go_of_all() -> None:
+    # Whoever forks or ends the process must not wait for a block that may wait for it.
     for found in list(_all.values()):
-        found.let_go()
+        found.let_go(wait=False)
 
 
 def _forget_all() -> None:

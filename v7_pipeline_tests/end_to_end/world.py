@@ -57,6 +57,8 @@ class World:
 
     @property
     def file(self) -> Path:
+        """The store's file, let go of by this process, so that it can be copied or opened past the store."""
+        self.store.close()
         return Path(self.runtime.settings.store_url.partition(":")[2])
 
     @property

@@ -51,6 +51,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory, sandbox: Any) -> Iterator[
     runtime.settings.data_dir.mkdir(parents=True)
     runtime.prepare_store()
     run_scan(runtime.context(AS_OF, "clean"))
+    runtime.store.close()
     yield home, sandbox.url
 
 

@@ -174,3 +174,13 @@ def test_threads_take_turns(at: Callable[[float], Store]) -> None:
     for thread in threads:
         thread.join()
     assert not failed and len(store.read("candles")) == 14
+
+
+def test_closing_within_a_block_waits_for_its_end(path: Path, at: Callable[[float], Store]) -> None:
+    store = at(LONG)
+    with store.transaction() as tx:
+        tx.upsert("candles", make_rows("candles", 2))
+        store.close()
+        tx.upsert("candles", make_rows("candles", 3))
+    store.close()
+    assert not attached(path) and len(at(0).read("candles")) == 3
