@@ -137,3 +137,38 @@ def test_the_forecasts_interval_is_students_for_the_sum_of_the_days_left() -> No
 def test_a_naive_instant_is_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="no time zone"):
         told(store, NOON.replace(tzinfo=None))
+
+
+def test_a_question_to_several_analysts_is_one_signal_and_a_retry_no_second_call(store: Store) -> None:
+    at = NOON - DAY / 24
+    other = {"call_id": "local-1", "analyst": "local", "model": "llama"}
+    write(store, "llm_calls", [call(1, at), call(1, at, attempt=2), call(1, at, 0.02, **other)])
+    decided, gated = signal(1, at, "BUY", accepted=True)
+    write(store, "llm_signals", [decided])
+    write(store, "gated_signals", [gated])
+    found = told(store)
+    assert (found.answered, found.trades, found.accepted) == (1, 1, 1)
+    assert [(entry.analyst, entry.calls, entry.attempts) for entry in found.analysts] == [
+        ("deepseek", 1, 2),
+        ("local", 1, 1),
+    ]
+
+
+def test_a_call_begun_in_the_month_before_still_has_its_share_in_this_one(store: Store) -> None:
+    midnight = NOON.replace(day=1, hour=0)
+    write(store, "llm_calls", [call(1, midnight - DAY), call(1, midnight, 0.02, attempt=2)])
+    (entry,) = told(store).analysts
+    assert (entry.calls, entry.attempts, entry.usd) == (1, 1, pytest.approx(0.02))
+
+
+def test_days_of_a_forecast_are_utc_days_to_the_microsecond(store: Store) -> None:
+    midnight, tick = NOON.replace(hour=0), timedelta(microseconds=1)
+    times = [midnight - 4 * DAY, *(midnight - k * DAY - tick for k in (2, 1, 0)), midnight - 2 * DAY]
+    write(store, "llm_calls", [call(i, at, 10.0**-i) for i, at in enumerate(times)])
+    found = told(store).forecast
+    assert found is not None and found.n_days == 3
+    days = (10.0**-1, 10.0**-2 + 10.0**-4, 10.0**-3)
+    expected = forecast(days, told(store).month_usd, NOON)
+    assert expected is not None
+    assert found.expected_usd == pytest.approx(expected.expected_usd)
+    assert found.upper_usd == pytest.approx(expected.upper_usd)

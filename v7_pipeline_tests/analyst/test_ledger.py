@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,9 +18,9 @@ from v7_pipeline.analyst.ledger import (
     Received,
     Reservation,
 )
-from v7_pipeline.analyst.prices import Usage
+from v7_pipeline.analyst.prices import UnknownPriceError, Usage, load_prices
 from v7_pipeline.store import Store
-from v7_pipeline_tests.analyst.conftest import AS_OF, NOW, PROVENANCE
+from v7_pipeline_tests.analyst.conftest import AS_OF, HOLD, NOW, PROVENANCE, analyst, completion, question
 
 
 def call(number: int = 0, worst: float = 0.4, **changes: Any) -> Call:
@@ -182,3 +183,39 @@ def test_the_same_run_does_not_wait_for_itself(store: Store) -> None:
     reserve(ledger_of(store), call())
     (again,) = ledger_of(store).reserve([call()], NOW, reuse=True, lease=LEASE)
     assert isinstance(again, Reservation)
+
+
+@pytest.mark.parametrize(
+    ("now", "entry"),
+    [
+        (datetime(2026, 11, 20, 12, 2, 5, tzinfo=UTC), "deepseek-flash@2026-09-10T00:00Z/off-peak"),
+        (datetime(2026, 11, 20, 7, 2, 5, tzinfo=UTC), "deepseek-flash@2026-09-10T00:00Z/peak"),
+        (datetime(2026, 10, 1, 7, 2, 5, tzinfo=UTC), "deepseek-flash@2026-09-10T00:00Z/off-peak"),  # a holiday
+        (datetime(2026, 8, 20, 12, 2, 5, tzinfo=UTC), "deepseek-flash@2026-08-16T16:00Z/off-peak"),
+    ],
+)
+def test_the_ledger_tells_which_entry_priced_a_call_and_that_entry_gives_its_cost(
+    store: Store, ledger: Ledger, serve: Any, now: datetime, entry: str
+) -> None:
+    server = serve((200, completion(json.dumps(HOLD), prompt=900, out=200)))
+    analyst(ledger, server.url, clock=lambda: now).decide([question()], now=now)
+    (row,) = store.rows("SELECT * FROM llm_calls")
+    assert row["price_version"] == entry
+    peak, name = entry.endswith("/peak"), entry.partition("/")[0]
+    (price,) = (e.price(peak=peak) for e in load_prices().entries if f"{e.model}@{e.start:%Y-%m-%dT%H:%MZ}" == name)
+    usage = Usage(row["prompt_tokens"], row["cache_hit_tokens"], row["completion_tokens"], row["reasoning_tokens"])
+    assert row["cost_usd"] == pytest.approx(price.cost(usage), rel=1e-12)
+    assert row["cost_usd"] < row["reserved_usd"]
+
+
+def test_lesson_06_an_instant_without_a_price_refuses_before_anything_is_reserved_or_sent(
+    store: Store, ledger: Ledger, serve: Any
+) -> None:
+    server = serve((200, completion(json.dumps(HOLD))))
+    clock = [NOW]
+    asked = analyst(ledger, server.url, clock=lambda: clock[0])
+    clock[0] = datetime(2026, 8, 1, 12, 0, tzinfo=UTC)  # before the model had a price
+    with pytest.raises(UnknownPriceError, match="nothing was sent"):
+        asked.decide([question()], now=clock[0])
+    assert server.requests == []
+    assert store.rows("SELECT * FROM llm_calls") == []
