@@ -210,27 +210,32 @@ class DeepSeekAnalyst:
 
     def _reserve_or_reuse(self, asking: Sequence[_Asking]) -> list[Reservation | BudgetRefused | Answer]:
         """For each question its answer where the ledger has one that can be used, else a reservation or a refusal."""
-        now = self._clock()
-        found = self._reserve_when_free([self._call(item) for item in asking], now)
+        found = self._reserve_when_free(asking)
         results = [parse_reply(r.text, r.finish_reason) if isinstance(r, Answered) else r for r in found]
         faulty = [i for i, result in enumerate(results) if isinstance(result, Abstention)]
-        again = iter(self._ledger.reserve([self._call(asking[i]) for i in faulty], now))
+        again = iter(self._reserve([asking[i] for i in faulty]))
         return [next(again) if isinstance(result, Abstention) else result for result in results]
 
-    def _reserve_when_free(self, calls: Sequence[Call], now: datetime) -> list[Reservation | BudgetRefused | Answered]:
+    def _reserve_when_free(self, asking: Sequence[_Asking]) -> list[Reservation | BudgetRefused | Answered]:
         """Reserve; where another run asks the same at this moment, wait for its answer as long as it may take."""
         give_up = time.monotonic() + self._deadline_s + IN_FLIGHT_MARGIN_S
         lease = timedelta(seconds=self._deadline_s + IN_FLIGHT_MARGIN_S)
         while True:
             try:
                 waiting = time.monotonic() < give_up
+                now = self._clock()
+                calls = [self._call(item, now) for item in asking]
                 return self._ledger.reserve(calls, now, reuse=True, lease=lease if waiting else None)
             except CallInFlightError:
                 time.sleep(IN_FLIGHT_POLL_S)
 
-    def _call(self, item: _Asking) -> Call:
-        messages = messages_text(item.messages)
+    def _reserve(self, asking: Sequence[_Asking]) -> list[Reservation | BudgetRefused]:
         now = self._clock()
+        return self._ledger.reserve([self._call(item, now) for item in asking], now)
+
+    def _call(self, item: _Asking, now: datetime) -> Call:
+        """The ledger's row of an attempt reserved at `now`: one instant prices it and says which day pays."""
+        messages = messages_text(item.messages)
         return Call(
             call_id=item.call_id,
             signal_id=item.question.signal_id,
@@ -361,7 +366,7 @@ class DeepSeekAnalyst:
             return reserved
         if limit < MIN_ATTEMPT_S:
             raise _FailedAttempt(TIMEOUT, "the deadline has passed", again=False)
-        (result,) = await asyncio.to_thread(self._ledger.reserve, [self._call(item)], self._clock())
+        (result,) = await asyncio.to_thread(self._reserve, [item])
         if isinstance(result, Reservation):
             return result
         # Out of budget in the middle of a question: what failed before is why there is no answer.

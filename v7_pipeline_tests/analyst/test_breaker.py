@@ -137,7 +137,7 @@ def test_attempts_of_a_process_that_died_are_nothing_that_the_analyst_did(behind
     client = analyst(behind.ledger, behind.server.url)
     for minute in range(3):
         as_of = NOW.replace(second=0, minute=10 + minute)
-        behind.ledger.reserve([client._call(client_asking(client, asked(question(as_of=as_of))))], NOW)
+        behind.ledger.reserve([client._call(client_asking(client, asked(question(as_of=as_of))), NOW)], NOW)
     behind.script(GOOD)
     assert told(behind.scan(90, symbols=SYMBOLS[:1])) == [("answered", None)]
     lost = behind.store.rows("SELECT status FROM llm_calls WHERE latency_s IS NULL")

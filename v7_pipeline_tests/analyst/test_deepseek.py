@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -335,3 +336,20 @@ def test_a_caller_with_an_event_loop_of_its_own_is_served_too(serve: Serve, ledg
 def test_no_questions_cost_nothing(ledger: Ledger, store: Store) -> None:
     assert analyst(ledger, "http://127.0.0.1:9").decide([], now=NOW) == []
     assert rows(store).empty
+
+
+def test_one_instant_prices_a_call_and_says_which_day_pays(ledger: Ledger, store: Store, serve: Any) -> None:
+    # A clock that crosses the end of the peak hours between any two looks.
+    peak_ends = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
+    looks = iter(range(1000))
+
+    def clock() -> datetime:
+        return peak_ends - timedelta(milliseconds=1) + timedelta(microseconds=400) * next(looks)
+
+    server = serve((200, completion(json.dumps(HOLD))))
+    for number in range(4):
+        analyst(ledger, server.url, clock=clock).decide([question(f"A{number}-USD")], now=NOW)
+    rows = store.rows("SELECT reserved_at, price_version FROM llm_calls")
+    assert {row["reserved_at"] < peak_ends for row in rows} == {True, False}, "the clock crossed it"
+    for row in rows:
+        assert row["price_version"].endswith("/peak" if row["reserved_at"] < peak_ends else "/off-peak")
