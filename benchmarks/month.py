@@ -1,6 +1,6 @@
 """What a month of calls costs: 3 symbols × 720 scans × 30 days, from the ledger, with and without the cheap gates.
 
-    python benchmarks/month.py [--days 30] [--quick]
+    python benchmarks/month.py [--days 30] [--ends 0] [--quick]
 
 A month of the sandbox's simulated market ends at the last midnight. Every question that 720 scans a day would ask is
 sent over real HTTP to the sandbox by the analyst itself and settled in a real ledger; the clock stands at the simulated
@@ -42,6 +42,7 @@ def main() -> None:
     """Simulate, ask, walk through the gates, print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--days", type=int, default=30)
+    options.add_argument("--ends", type=int, default=0, help="days before the last midnight that it ends")
     options.add_argument("--quick", action="store_true", help="one day")
     chosen = options.parse_args()
     days = 1 if chosen.quick else chosen.days
@@ -49,7 +50,7 @@ def main() -> None:
     console.print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}")
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, Progress(console=console) as progress:
-        month = Month(Path(folder), days, progress)
+        month = Month(Path(folder), days, chosen.ends, progress)
         calls = month.asked()
         refused = month.gated()
     _print(console, calls, refused, days)
@@ -69,11 +70,11 @@ class Clock:
 class Month:
     """The month's market, questions and answers; `asked` fills the ledger, `gated` says what the gates would refuse."""
 
-    def __init__(self, folder: Path, days: int, progress: Progress) -> None:
+    def __init__(self, folder: Path, days: int, ends: int, progress: Progress) -> None:
         from v7_pipeline.settings import load_settings
 
         self.progress, self.days = progress, days
-        self.end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        self.end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - ends * DAY
         self.start = self.end - days * DAY
         self.clock = Clock(self.end)
         self.settings = load_settings(
