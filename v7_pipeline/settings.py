@@ -29,6 +29,8 @@ __all__ = [
     "without_secrets",
 ]
 
+# gates/base.py has them in their order; a test holds the two equal.
+GateName = Literal["freshness", "halt", "budget", "calls", "plan", "confidence", "rate", "ftmo", "exposure"]
 BUILT_IN_ANALYSTS = ("auto", "deepseek", "rules", "replay")
 
 
@@ -151,22 +153,55 @@ class Settings(BaseSettings):
     )
 
     # --- gates ----------------------------------------------------------------------------
+    gates_off: Annotated[tuple[GateName, ...], NoDecode] = Field(
+        (), description="gates that are asked but do not block, separated by commas; said on every signal and page"
+    )
     max_signals_per_hour: int = Field(6, ge=0, description="accepted signals in any 60 min")
+    max_calls_per_hour: int = Field(180, ge=0, description="attempts to reach the analyst in any 60 min")
     max_price_age_s: float = Field(180.0, gt=0, description="s; newest closed candle's age at the scan's instant")
     max_decision_delay_s: float = Field(
         120.0, gt=0, description="s; a decision made later than this after its scan is stale"
     )
-    min_confidence: float = Field(0.55, ge=0, le=1, description="below it a signal is rejected")
+    min_confidence: float = Field(
+        0.55, ge=0.55, le=1, description="floor of the confidence threshold; below it a signal is rejected"
+    )
     min_reward_risk: float = Field(1.5, gt=0, description="reward:risk of a plan, net of fees")
     max_entry_distance: float = Field(0.005, gt=0, description="fraction; entry within this of the market")
     min_stop_volatilities: float = Field(
         1.0, ge=0, description="one-minute volatilities between entry and stop, at least"
     )
+    min_stop_spreads: float = Field(
+        3.0, ge=0, description="spreads between entry and stop, at least, where the order book is known (V7_CONTEXT)"
+    )
+    max_correlated_risk: float = Field(
+        2.5,
+        gt=0,
+        description="risks per trade; the open risk, counted as one where positions move alike, may not exceed it",
+    )
+
+    # --- account --------------------------------------------------------------------------
     ftmo_rules: str = Field("ftmo-2step-challenge", description="rule set's name (gates/ftmo_rules.toml)")
+    ftmo_rules_file: Path | None = Field(
+        None, description="TOML file with [[rules]] entries of further firms (format: gates/ftmo_rules.toml)"
+    )
     account_initial_usd: float = Field(100_000.0, gt=0, description="USD; initial capital of the account")
+    account_currency: Literal["USD"] = Field(
+        "USD", description="the account's currency; figures of another one would need an exchange rate, so USD only"
+    )
     risk_per_trade: float = Field(0.005, gt=0, le=0.05, description="fraction of initial capital risked on one signal")
     ftmo_buffer: float = Field(0.10, ge=0, le=1, description="share of the daily allowance that is never risked")
-    leverage: float = Field(3.3, gt=0, description="largest notional over equity")
+    leverage: Annotated[dict[str, float], NoDecode] = Field(
+        {}, description="largest notional over equity by product, such as BTC-USD=3.3; the others have the rule set's"
+    )
+    commission: Annotated[dict[str, float], NoDecode] = Field(
+        {}, description="fraction of a side's notional by product, such as SOL-USD=0.0005; the others as in the rules"
+    )
+    contract_size: Annotated[dict[str, float], NoDecode] = Field(
+        {}, description="base units a lot by product, such as SOL-USD=100; the others have the rule set's"
+    )
+    quantity_increment: Annotated[dict[str, float], NoDecode] = Field(
+        {}, description="step of a quantity in base units by product, such as BTC-USD=0.01; the others have 0.00000001"
+    )
 
     # --- trades ---------------------------------------------------------------------------
     fees: Literal["ftmo-crypto", "coinbase-taker", "coinbase-maker", "none"] = Field(
@@ -241,15 +276,27 @@ class Settings(BaseSettings):
     @field_validator("rules_weights", mode="before")
     @classmethod
     def _split_weights(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        weights: dict[str, str] = {}
-        for part in filter(None, (part.strip() for part in value.split(","))):
-            name, equals, weight = (word.strip() for word in part.partition("="))
-            if not (name and equals and weight) or name in weights:
-                raise ValueError(f"{part!r} is no weight of its own; write each theory once, as price_momentum=2")
-            weights[name] = weight
-        return weights
+        return _pairs(value, "is no weight of its own; write each theory once, as price_momentum=2")
+
+    @field_validator("leverage", "commission", "contract_size", "quantity_increment", mode="before")
+    @classmethod
+    def _split_by_product(cls, value: Any) -> Any:
+        return _pairs(value, "names no product; write each product once, as BTC-USD=1")
+
+    @field_validator("leverage", "commission", "contract_size", "quantity_increment")
+    @classmethod
+    def _figures_of_products(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        least_is_allowed = info.field_name == "commission"
+        for symbol, figure in value.items():
+            if not (math.isfinite(figure) and (figure > 0 or (least_is_allowed and figure == 0))):
+                raise ValueError(f"{symbol}={figure} is not usable; give a number above zero")
+        return {symbol.upper(): figure for symbol, figure in value.items()}
+
+    @field_validator("gates_off", mode="before")
+    @classmethod
+    def _split_gates(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        return tuple(dict.fromkeys(part.strip().lower() for part in parts if part.strip()))
 
     @field_validator("rules_weights")
     @classmethod
@@ -368,6 +415,19 @@ def _read_analyst(path: Path, place: int, entry: Any) -> ListedAnalyst:
         where = ".".join(str(part) for part in first["loc"]) or "the entry"
         known = ", ".join(ListedAnalyst.model_fields)
         raise ValueError(f"analyst {named} of {path}: {where}: {first['msg']}; an entry has {known}") from None
+
+
+def _pairs(value: Any, problem: str) -> Any:
+    """`name=figure,name=figure` as a dict, in which no name stands twice."""
+    if not isinstance(value, str):
+        return value
+    pairs: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, equals, figure = (word.strip() for word in part.partition("="))
+        if not (name and equals and figure) or name in pairs:
+            raise ValueError(f"{part!r} {problem}")
+        pairs[name] = figure
+    return pairs
 
 
 def env_name(field: str) -> str:

@@ -18,7 +18,9 @@ import pandas as pd
 __all__ = ["GATES", "NO_INSTANT", "GateResult", "instant", "microseconds", "present", "require", "result"]
 
 # Every gate, in the order of the columns of gated_signals.
-GATES: tuple[str, ...] = ("freshness", "halt", "budget", "plan", "confidence", "rate", "ftmo")
+GATES: tuple[str, ...] = (
+    "freshness", "halt", "budget", "calls", "plan", "confidence", "rate", "ftmo", "exposure",
+)  # fmt: skip
 
 NO_INSTANT = np.iinfo(np.int64).min  # how numpy writes NaT as an integer
 

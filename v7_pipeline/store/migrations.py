@@ -26,6 +26,13 @@ STEPS: Mapping[int, tuple[str, ...]] = {
         "ALTER TABLE llm_signals ADD COLUMN would_change_my_mind VARCHAR",
         "ALTER TABLE llm_signals ADD COLUMN ungrounded_numbers VARCHAR",
     ),
+    4: (
+        "ALTER TABLE gated_signals ADD COLUMN calls_ok BOOLEAN",
+        "ALTER TABLE gated_signals ADD COLUMN exposure_ok BOOLEAN",
+        "ALTER TABLE gated_signals ADD COLUMN notional_usd DOUBLE",
+        "ALTER TABLE gated_signals ADD COLUMN lots DOUBLE",
+        "ALTER TABLE gated_signals ADD COLUMN capped_by VARCHAR",
+    ),
 }
 # version → what follows once the new tables are made: a table that was set aside is copied into its successor.
 AFTERWARDS: Mapping[int, tuple[str, ...]] = {

@@ -24,7 +24,7 @@ __all__ = [
     "theory_columns",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SqlType = Literal["VARCHAR", "DOUBLE", "FLOAT", "BIGINT", "BOOLEAN", "TIMESTAMPTZ"]
 
@@ -376,6 +376,7 @@ _ALL: tuple[Table, ...] = (
         _flag("freshness_ok", "the price was fresh"),
         _flag("halt_ok", "no halt was in force"),
         _flag("budget_ok", "the analyst's budget had room"),
+        _flag("calls_ok", "fewer calls than the hourly limit; missing in rows of schema 3", nullable=True),
         _flag("plan_ok", "the plan holds together; missing where there is none", nullable=True),
         _flag(
             "confidence_ok",
@@ -388,6 +389,11 @@ _ALL: tuple[Table, ...] = (
             "room is left after the trade's worst case; missing where it was not asked",
             nullable=True,
         ),
+        _flag(
+            "exposure_ok",
+            "not open already, and not too much that moves alike; missing where it was not asked",
+            nullable=True,
+        ),
         _text("gate_inputs", "what each gate saw, JSON"),
         _text("gates_off", "gates that were switched off, separated by commas; empty where none"),
         _text("reason_codes", "every reason against it, separated by commas; empty where accepted"),
@@ -395,6 +401,11 @@ _ALL: tuple[Table, ...] = (
         _text("tier", "HIGH, MEDIUM or LOW", nullable=True),
         _number("quantity", "base units", "position that risks the set amount", nullable=True),
         _number("risk_usd", "USD", "worst case at the stop, with fees and slippage", nullable=True),
+        _number("notional_usd", "USD", "that position at its expected fill", nullable=True),
+        _number("lots", "lots", "that position in the firm's lots; missing without a contract size", nullable=True),
+        _text(
+            "capped_by", "what made the position smaller than the set risk: leverage; missing: nothing", nullable=True
+        ),
     ),
     _build(
         "outcomes",
@@ -512,12 +523,36 @@ _ALL: tuple[Table, ...] = (
         ("halt_id",),
         "started_at",
         _text("halt_id", "identity"),
-        _text("kind", "manual, daily or total"),
+        _text("kind", "manual, daily, total or budget (which stops paid calls only)"),
         _time("started_at", "in force from here"),
         _time("until", "in force to here; missing until a person lifts it", nullable=True),
         _text("reason", "why"),
         _time("lifted_at", "when a person lifted it", nullable=True),
         _text("lifted_reason", "why it was lifted", nullable=True),
+    ),
+    _build(
+        "crossings",
+        "Levels that a watched figure has crossed: one row and one alert a crossing, armed again once it receded.",
+        ("subject", "period", "level", "crossed_at"),
+        "crossed_at",
+        _text("subject", "budget_day, budget_month, ftmo_daily, ftmo_total or ftmo_target"),
+        _text("period", "the day, month or account that the figure belongs to"),
+        _number("level", "share", "what was crossed, as a share of the allowance or of the target"),
+        _time("crossed_at", "when it was seen"),
+        _number("value", "share", "the figure then"),
+        _time("receded_at", "when it was seen to be below again", nullable=True),
+    ),
+    _build(
+        "account_readings",
+        "The trader's real account as read off by a person: the account is replayed from the newest one.",
+        ("at",),
+        "at",
+        _time("at", "when the account had these figures"),
+        _time("recorded_at", "when they were typed in; scans before it did not know them"),
+        _number("balance_usd", "USD", "balance: closed trades only"),
+        _number("equity_usd", "USD", "equity: with what is open", nullable=True),
+        _number("day_start_usd", "USD", "balance at the firm's midnight before", nullable=True),
+        _text("note", "the person's remark", nullable=True),
     ),
     _build(
         "alerts",
@@ -526,7 +561,7 @@ _ALL: tuple[Table, ...] = (
         "created_at",
         _text("alert_id", "identity of the event and its kind"),
         _time("created_at", "the event's instant"),
-        _text("kind", "signal, trade_closed, scan_failed, halt, model_regime, analyst_resting"),
+        _text("kind", "signal, trade_closed, scan_failed, halt, resume, budget, ftmo, model_regime, analyst_resting"),
         _text("severity", "info, warning or critical"),
         _text("title", "one line"),
         _text("body", "the message, plain text"),
