@@ -6,7 +6,7 @@ conditions.ftmo's question; the rules themselves are data (rulesets.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, Literal, NamedTuple
 
@@ -32,14 +32,19 @@ POSITION_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The real account's balance as a person read it off: the replay starts from here, `at` this instant.
+    """The real account as a person read it off: the replay starts from the balance `usd`, `at` this instant.
 
     `day_start_usd` is the balance at that day's midnight where it is known; without it, `usd` is the day's reference.
+    `equity_usd` is the equity then: where it is lower than what our own positions explain, the rest is the floating
+    loss of positions that we do not know, and stays in the account until the next reading. `peak_usd` is the highest
+    end-of-day balance before, where it is known; only trailing rules look at it.
     """
 
     at: datetime
     usd: float
     day_start_usd: float | None = None
+    equity_usd: float | None = None
+    peak_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,11 @@ class AccountState:
     `breached_at` says when, and `first_breach_at` when any limit was first broken on any day. `prices_as_of` is the end
     of the oldest newest-candle among the open positions, `as_of` where none is open, None where a price is missing.
     `best_day_usd` is the best day's closed P/L, `best_day_share` its part of all positive days' sum.
+    `total_reference_usd` is the balance that the maximum loss is counted from: the initial capital, or the highest
+    end-of-day balance where the limit trails. `margin_usd` is what the open positions bind: notional at entry ÷
+    leverage. `set_at` is the instant of the reading that the replay began with, None where it began with the initial
+    capital; `unexplained_usd` ≤ 0 is the part of that reading's equity that our positions do not explain, and is in
+    every equity here but not in the balance.
     """
 
     rules: str
@@ -79,11 +89,65 @@ class AccountState:
     first_breach_at: datetime | None
     open_positions: int
     prices_as_of: datetime | None
+    total_reference_usd: float
+    margin_usd: float
+    set_at: datetime | None
+    unexplained_usd: float
 
     @property
     def open_risk_usd(self) -> float | None:
         """USD between the equity now and the equity with every open position stopped out."""
         return None if self.stopped_equity_usd is None else self.equity - self.stopped_equity_usd
+
+    @property
+    def daily_allowance_usd(self) -> float:
+        """USD that may be lost from the balance that began the day."""
+        return self.day_start_balance - self.daily_limit
+
+    @property
+    def daily_used_usd(self) -> float:
+        """USD by which equity lies below the balance that began the day; 0 where it lies above."""
+        return max(0.0, self.day_start_balance - self.equity)
+
+    @property
+    def daily_used_share(self) -> float:
+        """Share of the daily allowance that is used; 1 is the limit itself, above it is a breach."""
+        return self.daily_used_usd / self.daily_allowance_usd
+
+    @property
+    def daily_worst_usd(self) -> float:
+        """`daily_used_usd` of the lowest equity since midnight."""
+        return max(0.0, self.day_start_balance - self.worst_equity_today)
+
+    @property
+    def daily_worst_share(self) -> float:
+        """Share of the daily allowance that was used at the worst since midnight."""
+        return self.daily_worst_usd / self.daily_allowance_usd
+
+    @property
+    def total_allowance_usd(self) -> float:
+        """USD that may be lost from the balance that the maximum loss is counted from."""
+        return self.total_reference_usd - self.total_limit
+
+    @property
+    def total_used_usd(self) -> float:
+        """USD by which equity lies below the balance that the maximum loss is counted from; 0 where above."""
+        return max(0.0, self.total_reference_usd - self.equity)
+
+    @property
+    def total_used_share(self) -> float:
+        """Share of the maximum loss that is used; 1 is the limit itself, above it is a breach."""
+        return self.total_used_usd / self.total_allowance_usd
+
+    @property
+    def total_worst_usd(self) -> float:
+        """`total_used_usd` of the lowest equity since midnight."""
+        return max(0.0, self.total_reference_usd - self.worst_equity_today)
+
+    @property
+    def total_worst_share(self) -> float:
+        """Share of the maximum loss that was used at the worst since midnight."""
+        return self.total_worst_usd / self.total_allowance_usd
 
 
 def account_state(
@@ -94,13 +158,19 @@ def account_state(
     initial_usd: float,
     as_of: datetime,
     balance_override: Balance | None = None,
+    forgiven_until: datetime | None = None,
 ) -> AccountState:
     """Replay `positions` over the candles that had closed by `as_of` and judge them by `rules`.
 
     positions: signal_id, symbol, side, quantity, entry_price, entry_time, exit_price, exit_time, worst_case_usd; also,
     where known, stop_price, entry_fee_usd, exit_fee_usd (without fees the rules' commission is charged). exit_time is
     missing while open; an exit whose minute is not over at `as_of` counts as open. candles: symbol, open_time, high,
-    low, close; breaches are seen only in minutes that are given.
+    low, close; breaches are seen only in minutes that are given, and in none in which the price of a position held
+    since an earlier minute is not known yet. Candles from one of the firm's days before today on thus give today's
+    figures; only `breached`, `first_breach_at` and `passable` then know nothing of earlier breaches.
+
+    `forgiven_until`: a person looked at the account then and let it go on. Breaches in minutes that were over by that
+    instant no longer make it `breached`; `first_breach_at` still tells of them, and it stays not passable.
 
     Conventions, each the stricter one where the rules leave it open: a position enters equity with its entry's
     commission from its entry minute on, and the balance with both commissions at its exit; several positions are taken
@@ -114,8 +184,9 @@ def account_state(
     if not initial_usd > 0:
         raise ValueError(f"the initial capital must be above zero, not {initial_usd}")
     now_us = _us(now)
-    start = initial_usd if balance_override is None else balance_override.usd
-    since_us = NO_INSTANT if balance_override is None else _minute(_us(_aware(balance_override.at)))
+    reading = None if balance_override is None else _checked(balance_override, now)
+    start = initial_usd if reading is None else reading.usd
+    since_us = NO_INSTANT if reading is None else _minute(_us(reading.at))
     book = _read_book(positions, rules, now_us)
     history = book  # every position counts for trading days and best day; only later exits move a balance set by hand
     book = book.kept(~book.closed | (book.exit >= since_us))
@@ -124,23 +195,39 @@ def account_state(
 
     realised = _Steps.of(book.exit[book.closed], book.pnl[book.closed], start)
     day_start = realised.before(days)
-    if balance_override is not None and balance_override.day_start_usd is not None:
-        day_start[np.searchsorted(days, since_us, "right") - 1] = balance_override.day_start_usd
+    if reading is not None:
+        # The days before the reading are those of another account: they set no reference and no peak.
+        begun = start if reading.day_start_usd is None else reading.day_start_usd
+        day_start[: np.searchsorted(days, since_us, "right")] = begun
     daily = day_start - rules.daily_loss * initial_usd
-    peak = (
-        np.maximum.accumulate(np.maximum(day_start, initial_usd)) if rules.trailing else np.full(len(days), initial_usd)
-    )
+    known_peak = initial_usd if reading is None or reading.peak_usd is None else max(initial_usd, reading.peak_usd)
+    peak = np.full(len(days), initial_usd, dtype=np.float64)
+    if rules.trailing:
+        peak = np.maximum.accumulate(np.maximum(day_start, known_peak))
     total = peak - rules.max_loss * initial_usd
 
+    at_reading = _AtReading.of(reading, book, prices)
+    unexplained = at_reading.unexplained
     closing, worst, floating = _equity(book, prices, realised)
+    if unexplained:
+        closing, worst = closing + unexplained, worst + unexplained
     balance = float(realised.last)
-    equity = balance + float(floating.sum())
-    tests = _tests(prices.time, worst, closing, days, start, since_us)
-    breaches = _breaches(tests, days, daily, total)
-    today = tests.time >= days[-1]
-    worst_today = min([equity, *tests.equity[today].tolist()])
+    equity = balance + float(floating.sum()) + unexplained
+    instants = _instants(prices.time, closing, days, start + unexplained, at_reading)
+    limits = _Limits(days, daily, total)
+    breaches = _breaches(
+        [limits.broken(prices.time, worst, MINUTE_US), limits.broken(instants.time, instants.equity, 0)],
+        int(days[-1]),
+        forgiven_until,
+    )
+    worst_today = min(equity, _lowest(prices.time, worst, days[-1]), _lowest(instants.time, instants.equity, days[-1]))
     daily_pnl = _daily_pnl(history, rules)
-    stopped = _stopped(book, floating, balance)
+    stopped = _stopped(book, floating, balance + unexplained)
+    held = ~book.closed
+    margin = sum(
+        q * price / rules.leverage_of(symbol)
+        for symbol, q, price in zip(book.symbol[held], book.quantity[held], book.entry_price[held], strict=True)
+    )
     best, share = _best_day(daily_pnl)
     progress = None if not rules.profit_target else (balance - initial_usd) / (rules.profit_target * initial_usd)
     trading_days = len({ftmo_day(_instant(int(t)), rules.zone) for t in history.entry})
@@ -172,6 +259,10 @@ def account_state(
         first_breach_at=breaches.first,
         open_positions=still_open,
         prices_as_of=_prices_as_of(book, prices, now),
+        total_reference_usd=float(peak[-1]),
+        margin_usd=float(margin),
+        set_at=None if reading is None else reading.at,
+        unexplained_usd=unexplained,
     )
 
 
@@ -195,14 +286,21 @@ class _Book(NamedTuple):
         return _Book._make(column[mask] for column in self)
 
 
+class _Candles(NamedTuple):
+    """One symbol's candles, ascending in time (µs)."""
+
+    time: Ints
+    high: Floats
+    low: Floats
+    close: Floats
+
+
 class _Prices(NamedTuple):
     """The minutes looked at (µs), and per symbol high, low, close on them; NaN before its first candle."""
 
     time: Ints
-    high: dict[str, Floats]
-    low: dict[str, Floats]
-    close: dict[str, Floats]
-    newest: dict[str, int]
+    on_grid: dict[str, _Candles]
+    own: dict[str, _Candles]
 
 
 class _Steps(NamedTuple):
@@ -227,11 +325,59 @@ class _Steps(NamedTuple):
         return float(self.value[-1])
 
 
-class _Tests(NamedTuple):
-    """Every equity that is held against the limits, in time order."""
+class _AtReading(NamedTuple):
+    """The account at the instant (µs) of the reading that it was set by: equity, and what of it we cannot explain."""
+
+    at: int = NO_INSTANT
+    equity: float = np.nan
+    unexplained: float = 0.0
+
+    @classmethod
+    def of(cls, reading: Balance | None, book: _Book, prices: _Prices) -> _AtReading:
+        """Replay the positions held then at the last closes that were known; a higher equity is not trusted."""
+        if reading is None:
+            return cls()
+        at, equity = _us(reading.at), reading.usd
+        for i in np.flatnonzero(book.entry < at):
+            close, known = book.entry_price[i], prices.own.get(book.symbol[i])
+            if known is not None:
+                place = int(np.searchsorted(known.time, at - MINUTE_US, "right")) - 1
+                if place >= 0 and known.time[place] >= book.entry[i]:
+                    close = known.close[place]
+            equity += book.direction[i] * book.quantity[i] * (close - book.entry_price[i]) - book.entry_fee[i]
+        given = equity if reading.equity_usd is None else min(reading.equity_usd, equity)
+        return cls(at, float(given), float(given - equity))
+
+
+class _Instants(NamedTuple):
+    """Equities that are known at an instant: at each midnight at which the day rolls, and at the reading."""
 
     time: Ints
     equity: Floats
+
+
+class _Broken(NamedTuple):
+    """The tests that went below a limit: their time, when they were known (µs), and which limit it was."""
+
+    time: Ints
+    known: Ints
+    daily: npt.NDArray[np.bool_]
+    total: npt.NDArray[np.bool_]
+
+
+class _Limits(NamedTuple):
+    """Each of the firm's days (its start, µs) with its two limits (USD)."""
+
+    days: Ints
+    daily: Floats
+    total: Floats
+
+    def broken(self, time: Ints, equity: Floats, lasts: int) -> _Broken:
+        """Those of the tests (ascending in time, each known after `lasts` µs) in which equity is below a limit."""
+        day = _spread(self.days, time)
+        at = np.flatnonzero(equity < np.maximum(self.daily, self.total)[day] - CENTS)  # an unknown equity is no breach
+        day, low = day[at], equity[at]
+        return _Broken(time[at], time[at] + lasts, low < self.daily[day] - CENTS, low < self.total[day] - CENTS)
 
 
 class _Breaches(NamedTuple):
@@ -264,12 +410,13 @@ def _read_book(positions: pd.DataFrame, rules: RuleSet, now_us: int) -> _Book:
     if not (exit_price[closed] > 0).all() or not (exit_[closed] >= entry[closed]).all():
         raise ValueError("a closed position needs an exit_price above zero and an exit_time not before its entry")
     direction = np.where(positions["side"] == "BUY", 1.0, -1.0)
+    symbol = positions["symbol"].to_numpy(dtype=object)
+    rate = np.array([rules.commission_of(name) for name in symbol], dtype=np.float64)
     entry_fee, exit_fee = (
-        np.where(np.isnan(given), rules.commission_rate * quantity * price, given)
+        np.where(np.isnan(given), rate * quantity * price, given)
         for given, price in ((numbers("entry_fee_usd"), entry_price), (numbers("exit_fee_usd"), exit_price))
     )
     pnl = direction * quantity * (exit_price - entry_price) - entry_fee - exit_fee
-    symbol = positions["symbol"].to_numpy(dtype=object)
     book = _Book(
         symbol, direction, quantity, entry_price, entry, np.where(closed, exit_, NO_INSTANT), exit_price,
         numbers("stop_price"), entry_fee, pnl, numbers("worst_case_usd"), closed,
@@ -282,93 +429,131 @@ def _prices(candles: pd.DataFrame, book: _Book, now_us: int, since_us: int) -> _
     require(candles, ("symbol", "open_time", "high", "low", "close"), "candles")
     time = microseconds(candles["open_time"], "open_time")
     held = sorted(set(book.symbol))
-    usable = (time + MINUTE_US <= now_us) & candles["symbol"].isin(held).to_numpy()
-    candles, time = candles[usable], time[usable]
-    names = candles["symbol"].to_numpy(dtype=object)
+    names = candles["symbol"].to_numpy()
+    found = {symbol: _of_symbol(candles, time, names == symbol, now_us) for symbol in held}
+    own = {symbol: known for symbol, known in found.items() if known is not None}
     first = max(int(book.entry.min()) if len(book.entry) else now_us, since_us)
-    grid = np.unique(np.concatenate([time, book.entry, book.exit[book.closed]]))
-    grid = grid[grid >= first]
-    parts: dict[str, dict[str, Floats]] = {"high": {}, "low": {}, "close": {}}
-    newest: dict[str, int] = {}
-    for symbol in held:
-        places = np.flatnonzero(names == symbol)
-        places = places[np.argsort(time[places], kind="stable")]
-        times = time[places]
-        if (np.diff(times) == 0).any():
+    grid = np.unique(np.concatenate([book.entry, book.exit[book.closed]]))
+    for known in own.values():
+        grid = known.time if _within(grid, known.time) else np.union1d(grid, known.time)
+    grid = grid[np.searchsorted(grid, first) :]
+    return _Prices(grid, {symbol: _on_grid(own.get(symbol), grid) for symbol in held}, own)
+
+
+def _within(some: Ints, times: Ints) -> bool:
+    """Whether each of `some` is one of `times`, which ascend."""
+    return bool((times[np.minimum(np.searchsorted(times, some), len(times) - 1)] == some).all())
+
+
+def _of_symbol(candles: pd.DataFrame, time: Ints, mask: npt.NDArray[np.bool_], now_us: int) -> _Candles | None:
+    """The candles of one symbol that had closed by now; None where there are none."""
+    places: Any = np.flatnonzero(mask)
+    if not len(places):
+        return None
+    if places[-1] - places[0] + 1 == len(places):
+        places = slice(int(places[0]), int(places[-1]) + 1)  # in one piece: no copies
+    times = time[places]
+    columns = [candles[name].to_numpy(np.float64)[places] for name in ("high", "low", "close")]
+    if not (times[1:] > times[:-1]).all():
+        order = np.argsort(times, kind="stable")
+        times, columns = times[order], [column[order] for column in columns]
+        if (times[1:] == times[:-1]).any():
+            symbol = candles["symbol"].to_numpy()[mask][0]
             raise ValueError(f"candles of {symbol} repeat a minute; keep one row for each symbol and open_time")
-        if not len(times):
-            for part in parts.values():
-                part[symbol] = np.full(len(grid), np.nan)
-            continue
-        newest[symbol] = int(times[-1])
-        at = np.searchsorted(times, grid, "right") - 1
-        own = (at >= 0) & (times[at] == grid)
-        close = candles["close"].to_numpy(np.float64)[places]
-        last = np.where(at >= 0, close[at], np.nan)
-        parts["close"][symbol] = last
-        for name in ("high", "low"):
-            parts[name][symbol] = np.where(own, candles[name].to_numpy(np.float64)[places][at], last)
-    return _Prices(grid, parts["high"], parts["low"], parts["close"], newest)
+    known = int(np.searchsorted(times, now_us - MINUTE_US, "right"))
+    return _Candles(times[:known], *(column[:known] for column in columns)) if known else None
+
+
+def _on_grid(own: _Candles | None, grid: Ints) -> _Candles:
+    """A symbol's prices on the grid; a minute without a candle repeats the last close."""
+    if own is None:
+        nothing = np.full(len(grid), np.nan)
+        return _Candles(grid, nothing, nothing, nothing)
+    begin = int(np.searchsorted(own.time, grid[0])) if len(grid) else 0
+    if np.array_equal(own.time[begin:], grid):
+        return _Candles(grid, own.high[begin:], own.low[begin:], own.close[begin:])
+    at = np.searchsorted(own.time, grid, "right") - 1
+    traded = (at >= 0) & (own.time[at] == grid)
+    last = np.where(at >= 0, own.close[at], np.nan)
+    return _Candles(grid, np.where(traded, own.high[at], last), np.where(traded, own.low[at], last), last)
 
 
 def _equity(book: _Book, prices: _Prices, realised: _Steps) -> tuple[Floats, Floats, Floats]:
-    """Equity at each minute's end, the worst within it, and each open position's floating P/L at the end."""
+    """Equity at each minute's end, the worst within it, and each open position's floating P/L at the end.
+
+    NaN in minutes in which the price of a position held since an earlier one is not known.
+    """
     grid = prices.time
     closing, worst = realised.through(grid), realised.before(grid)
     begin = np.searchsorted(grid, book.entry)
     end = np.where(book.closed, np.searchsorted(grid, book.exit), len(grid))
-    floating = np.zeros(int((~book.closed).sum()))
-    place = 0
+    floating = []
     for i, symbol in enumerate(book.symbol):
         a, b = int(begin[i]), int(end[i])
-        d, q = book.direction[i], book.quantity[i]
-        # A price that is not known yet moves nothing; prices_as_of says so where the position is still open.
-        held = d * q * (prices.close[symbol][a:b] - book.entry_price[i])
-        closing[a:b] += np.where(np.isnan(held), 0.0, held) - book.entry_fee[i]
-        against = (prices.low if d > 0 else prices.high)[symbol][a : b + 1 if book.closed[i] else b]
+        d, q, entry, fee = book.direction[i], book.quantity[i], book.entry_price[i], book.entry_fee[i]
+        held = prices.on_grid[symbol].close[a:b]
+        against = (prices.on_grid[symbol].low if d > 0 else prices.on_grid[symbol].high)[a : b + int(book.closed[i])]
+        unpriced = len(against) > 0 and grid[a] == book.entry[i] and np.isnan(against[0])
+        if unpriced or (book.closed[i] and len(against)):
+            held, against = held.copy(), against.copy()
+        if unpriced:  # the entry itself is a price
+            held[:1], against[0] = entry, entry
         if book.closed[i] and len(against):
-            against = against.copy()
             against[-1] = _exit_extreme(d, against[-1], book.stop[i], book.exit_price[i])
-        lowest = d * q * (against - book.entry_price[i])
-        worst[a : a + len(against)] += np.where(np.isnan(lowest), 0.0, lowest) - book.entry_fee[i]
+        floated = d * q * (held - entry) - fee
+        closing[a:b] += floated
+        worst[a : a + len(against)] += d * q * (against - entry) - fee
         if not book.closed[i]:
-            now = held[-1] if len(held) and not np.isnan(held[-1]) else 0.0
-            floating[place] = now - book.entry_fee[i]
-            place += 1
-    return closing, np.minimum(worst, closing), floating
+            # A price that is not known yet moves nothing; prices_as_of says so.
+            floating.append(floated[-1] if len(floated) and not np.isnan(floated[-1]) else -fee)
+    return closing, np.minimum(worst, closing), np.array(floating, dtype=np.float64)
 
 
 def _exit_extreme(direction: float, extreme: float, stop: float, exit_price: float) -> float:
     """The price a position was exposed to in its exit minute: the candle's, but not beyond its stop or worse exit."""
     if np.isnan(stop):
-        return extreme
+        return exit_price if np.isnan(extreme) else extreme
     reached = min(stop, exit_price) if direction > 0 else max(stop, exit_price)
     return float(np.fmax(extreme, reached) if direction > 0 else np.fmin(extreme, reached))
 
 
-def _tests(grid: Ints, worst: Floats, closing: Floats, days: Ints, start: float, since_us: int) -> _Tests:
-    """The minutes' worst equities, and at each midnight the equity carried over from the minute before."""
-    rolls = days[1:] if since_us == NO_INSTANT else days[1:][days[1:] > since_us]
-    carried_from = np.searchsorted(grid, rolls) - 1
-    carried = np.where(carried_from >= 0, closing[carried_from], start) if len(grid) else np.full(len(rolls), start)
-    time = np.concatenate([rolls, grid])
-    order = np.argsort(time, kind="stable")
-    return _Tests(time[order], np.concatenate([carried, worst])[order])
+def _instants(grid: Ints, closing: Floats, days: Ints, start: float, reading: _AtReading) -> _Instants:
+    """At each midnight the equity carried over from the minute before; and the reading's."""
+    rolls = days[1:] if reading.at == NO_INSTANT else days[1:][days[1:] > reading.at]
+    from_ = np.searchsorted(grid, rolls) - 1
+    carried = np.where(from_ >= 0, closing[from_], start) if len(grid) else np.full(len(rolls), start)
+    if reading.at == NO_INSTANT:
+        return _Instants(rolls, carried)
+    return _Instants(np.concatenate([[reading.at], rolls]), np.concatenate([[reading.equity], carried]))
 
 
-def _breaches(tests: _Tests, days: Ints, daily: Floats, total: Floats) -> _Breaches:
-    day = np.searchsorted(days, tests.time, "right") - 1
-    below_daily = tests.equity < daily[day] - CENTS
-    below_total = tests.equity < total[day] - CENTS
-    any_ = np.flatnonzero(below_daily | below_total)
-    first = _instant(int(tests.time[any_[0]])) if len(any_) else None
-    ever_total = np.flatnonzero(below_total)
-    if len(ever_total):
-        return _Breaches("total", _instant(int(tests.time[ever_total[0]])), first)
-    today = np.flatnonzero(below_daily & (tests.time >= days[-1]))
-    if len(today):
-        return _Breaches("daily", _instant(int(tests.time[today[0]])), first)
-    return _Breaches(None, None, first)
+def _breaches(broken: list[_Broken], today_us: int, forgiven_until: datetime | None) -> _Breaches:
+    """The first breach of all, and the first that still stands: one of the maximum loss ever, or one of today."""
+    tests = _Broken._make(np.concatenate(parts) for parts in zip(*broken, strict=True))
+    first = _earliest(tests.time)
+    forgiven = instant(forgiven_until, "forgiven_until")
+    stands = np.ones(len(tests.time), dtype=bool) if forgiven is None else tests.known > _us(forgiven)
+    total = _earliest(tests.time[stands & tests.total])
+    daily = _earliest(tests.time[stands & tests.daily & (tests.time >= today_us)])
+    if total is not None:
+        return _Breaches("total", total, first)
+    return _Breaches(None if daily is None else "daily", daily, first)
+
+
+def _earliest(time: Ints) -> datetime | None:
+    return _instant(int(time.min())) if len(time) else None
+
+
+def _lowest(time: Ints, equity: Floats, since_us: int) -> float:
+    """The lowest known equity since an instant; infinite where there is none."""
+    return float(np.fmin.reduce(equity[np.searchsorted(time, since_us) :], initial=np.inf))
+
+
+def _spread(days: Ints, time: Ints) -> Ints:
+    """The place in `days` of each of the instants, which ascend."""
+    bounds = np.append(np.searchsorted(time, days), len(time))
+    bounds[0] = 0
+    return np.repeat(np.arange(len(days)), np.diff(bounds))
 
 
 def _midnights(book: _Book, grid: Ints, now: datetime, since_us: int, rules: RuleSet) -> Ints:
@@ -417,9 +602,9 @@ def _stopped(book: _Book, floating: Floats, balance: float) -> float | None:
 
 def _prices_as_of(book: _Book, prices: _Prices, now: datetime) -> datetime | None:
     symbols = set(book.symbol[~book.closed])
-    if not symbols <= prices.newest.keys():
+    if not symbols <= prices.own.keys():
         return None
-    return _instant(min(prices.newest[symbol] for symbol in symbols) + MINUTE_US) if symbols else now
+    return _instant(min(int(prices.own[symbol].time[-1]) for symbol in symbols) + MINUTE_US) if symbols else now
 
 
 def _us(at: datetime) -> int:
@@ -434,8 +619,11 @@ def _minute(us: Any) -> Any:
     return us - us % MINUTE_US
 
 
-def _aware(at: datetime) -> datetime:
-    moment = instant(at, "the balance's instant")
-    if moment is None:
+def _checked(reading: Balance, now: datetime) -> Balance:
+    """A reading with its instant in UTC; one from after now is refused."""
+    at = instant(reading.at, "the balance's instant")
+    if at is None:
         raise ValueError("a balance set by hand needs its instant")
-    return moment
+    if at > now:
+        raise ValueError(f"the account's reading of {at} lies after {now}: it was not known then")
+    return replace(reading, at=at)

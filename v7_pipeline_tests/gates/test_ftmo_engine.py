@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from v7_pipeline.gates import AccountState, Balance
-from v7_pipeline_tests.gates.builders import MINUTE, ONE_STEP, at, book, closed, flat, position, prices, state, walk
+from v7_pipeline_tests.gates.builders import (
+    MINUTE,
+    ONE_STEP,
+    TWO_STEP,
+    at,
+    book,
+    closed,
+    flat,
+    position,
+    prices,
+    state,
+    walk,
+)
 
 MON = at("2026-11-16T10:00Z")
 DAY = timedelta(days=1)
@@ -163,6 +175,121 @@ def test_a_balance_set_by_hand_starts_the_replay_there() -> None:
     assert account.trading_days == 2
     known = Balance(at=MON + DAY - MINUTE, usd=98_000.0, day_start_usd=99_000.0)
     assert state(gains, MON + DAY + MINUTE, balance_override=known).daily_limit == 94_000
+
+
+# --- the account as a person read it off ----------------------------------------------------------
+
+
+def test_an_equity_below_what_our_positions_explain_is_carried_until_the_next_reading() -> None:
+    held = book(position(MON, quantity=10, entry=100.0, worst=50.0))
+    candles = pd.concat([prices((MON, 101, 99, 99)), prices((MON + MINUTE, 96, 95, 96)), flat(99.0, MON + 2 * MINUTE)])
+    # At the reading only the candle of MON had closed: of the 1,010 below the balance, 10 are our own position's.
+    reading = Balance(at=MON + 1.5 * MINUTE, usd=100_000.0, equity_usd=98_990.0)
+    account = state(held, MON + 3 * MINUTE, candles, balance_override=reading)
+    assert account.unexplained_usd == -1_000 and account.set_at == MON + 1.5 * MINUTE
+    assert account.balance == 100_000 and account.equity == 100_000 - 10 - 1_000
+    assert account.worst_equity_today == 100_000 - 50 - 1_000
+    assert account.stopped_equity_usd == 100_000 - 50 - 1_000
+    newer = Balance(at=MON + 2 * MINUTE, usd=100_000.0, equity_usd=99_960.0)
+    assert state(held, MON + 3 * MINUTE, candles, balance_override=newer).unexplained_usd == 0
+
+
+def test_an_equity_above_what_our_positions_explain_is_not_trusted() -> None:
+    reading = Balance(at=MON, usd=100_000.0, equity_usd=103_000.0)
+    account = state(book(), MON + MINUTE, balance_override=reading)
+    assert account.unexplained_usd == 0 and account.equity == 100_000
+
+
+def test_a_reading_below_a_limit_is_a_breach_at_its_instant() -> None:
+    reading = Balance(at=MON, usd=100_000.0, equity_usd=94_999.0)
+    account = state(book(), MON + MINUTE, balance_override=reading)
+    assert (account.breached, account.breached_at, account.worst_equity_today) == ("daily", MON, 94_999)
+    lost = state(book(), MON + DAY, balance_override=Balance(at=MON, usd=89_999.0))
+    assert (lost.breached, lost.breached_at) == ("total", MON)
+
+
+def test_the_unexplained_loss_can_break_the_new_day_at_midnight() -> None:
+    reading = Balance(at=MON, usd=104_000.0, day_start_usd=100_000.0, equity_usd=98_500.0)
+    account = state(book(), MON + DAY, balance_override=reading)
+    assert account.daily_limit == 99_000
+    assert (account.breached, account.breached_at) == ("daily", at("2026-11-16T23:00Z"))
+
+
+def test_a_trailing_limit_remembers_the_peak_of_the_reading_and_not_the_days_before_it() -> None:
+    reading = Balance(at=MON, usd=103_000.0, day_start_usd=102_000.0)
+    assert state(book(), MON, balance_override=reading, rules=ONE_STEP).total_limit == 92_000
+    known = dataclasses.replace(reading, peak_usd=106_000.0)
+    account = state(book(closed(500, MON - 3 * DAY)), MON, balance_override=known, rules=ONE_STEP)
+    assert account.total_limit == 96_000 and account.total_reference_usd == 106_000
+
+
+def test_a_reading_from_after_the_instant_is_refused() -> None:
+    with pytest.raises(ValueError, match="not known then"):
+        state(book(), MON, balance_override=Balance(at=MON + MINUTE, usd=100_000.0))
+
+
+def test_no_reading_no_age() -> None:
+    account = state(book(), MON)
+    assert account.set_at is None and account.unexplained_usd == 0
+
+
+# --- a person lifted the halt ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("loss", "kind"), [(-6_000.0, "daily"), (-11_000.0, "total")])
+def test_a_breach_that_a_person_forgave_is_told_and_stays_unpassable(loss: float, kind: str) -> None:
+    lost = book(closed(loss, MON))
+    later = MON + 5 * MINUTE
+    assert state(lost, later, forgiven_until=MON + 0.9 * MINUTE).breached == kind  # its minute was not over yet
+    account = state(lost, later, forgiven_until=MON + MINUTE)
+    assert account.breached is None and account.breached_at is None
+    assert account.first_breach_at == MON and account.passable is False
+
+
+def test_a_breach_after_the_forgiven_one_counts() -> None:
+    held = book(closed(-6_000, MON), position(MON, entry=1_000.0))
+    account = state(held, MON + 9 * MINUTE, flat(990.0, MON, MON + 5 * MINUTE), forgiven_until=MON + 2 * MINUTE)
+    assert (account.breached, account.breached_at) == ("daily", MON + 5 * MINUTE)
+    assert account.first_breach_at == MON
+
+
+# --- figures for a person -------------------------------------------------------------------------
+
+
+def test_what_is_used_of_the_allowances() -> None:
+    held = book(closed(4_000, MON - DAY), position(MON, quantity=100, entry=100.0))
+    account = state(held, MON + MINUTE, prices((MON, 100, 60, 80)))
+    assert (account.daily_allowance_usd, account.daily_used_usd, account.daily_worst_usd) == (5_000, 2_000, 4_000)
+    assert (account.daily_used_share, account.daily_worst_share) == (0.4, 0.8)
+    assert (account.total_allowance_usd, account.total_used_usd, account.total_worst_usd) == (10_000, 0, 0)
+    lost = state(book(closed(-2_500, MON)), MON + MINUTE)
+    assert (lost.total_used_share, lost.total_worst_share, lost.daily_used_share) == (0.25, 0.25, 0.5)
+    trailing = state(book(closed(4_000, MON), closed(-1_000, MON + DAY)), MON + 2 * DAY, rules=ONE_STEP)
+    assert (trailing.total_allowance_usd, trailing.total_used_usd) == (10_000, 1_000)
+
+
+def test_margin_and_commission_are_those_of_the_symbol() -> None:
+    own = TWO_STEP.with_own({"ETH-USD": 0.01}, {"ETH-USD": 2.0}, {})
+    held = book(
+        position(MON, quantity=33, entry=100.0, fee=None),
+        position(MON, quantity=10, entry=100.0, fee=None, symbol="ETH-USD"),
+        position(MON, quantity=70, entry=100.0, exit_time=MON, exit_price=100.0),
+    )
+    account = state(held, MON + MINUTE, pd.concat([flat(100.0, MON), flat(100.0, MON, symbol="ETH-USD")]), rules=own)
+    assert account.margin_usd == pytest.approx(1_000 + 500)
+    assert account.equity == pytest.approx(100_000 - 3_300 * 0.000325 - 10)
+
+
+def test_a_minute_in_which_a_held_price_is_unknown_is_no_test() -> None:
+    held = book(
+        position(MON, quantity=100, entry=100.0, symbol="ETH-USD"),
+        position(MON, quantity=100, entry=100.0, exit_time=MON + 5 * MINUTE, exit_price=45.0),
+    )
+    late = flat(170.0, MON + 9 * MINUTE, symbol="ETH-USD")
+    account = state(held, MON + 10 * MINUTE, late)
+    assert account.equity == 101_500 and account.first_breach_at is None
+    known = pd.concat([late, flat(100.0, MON, symbol="ETH-USD")])
+    assert state(held, MON + 10 * MINUTE, known).breached_at == MON + 5 * MINUTE
 
 
 def test_lesson_02_wrong_input_raises() -> None:
