@@ -27,8 +27,10 @@ from rich.table import Table
 from rich.text import Text
 
 from v7_pipeline import __version__
+from v7_pipeline.alerts.text import lots_text
 from v7_pipeline.analyst.costs import Costs, costs
 from v7_pipeline.analyst.regimes import regimes_table
+from v7_pipeline.gates.base import GATES
 from v7_pipeline.scan.account import read_account
 from v7_pipeline.scan.decide import quote_increment
 from v7_pipeline.settings import Settings
@@ -52,7 +54,7 @@ __all__ = [
 _SIDE_STYLE = {"BUY": "bold green", "SELL": "bold red", "HOLD": "dim"}
 
 _DECISIONS = """
-SELECT s.*, g.accepted, g.tier, g.reason_codes, g.quantity, g.risk_usd, g.gates_off
+SELECT s.*, g.accepted, g.tier, g.reason_codes, g.quantity, g.risk_usd, g.notional_usd, g.lots, g.capped_by, g.gates_off
 FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) WHERE s.as_of = ? ORDER BY s.symbol
 """
 _NEWEST_READINGS = """
@@ -77,7 +79,7 @@ SELECT o.*, g.tier FROM outcomes o LEFT JOIN gated_signals g USING (signal_id) O
 """
 _SIGNALS = """
 SELECT s.signal_id, s.symbol, s.side, s.confidence, s.entry_price, s.stop_price, s.target_price, g.accepted, g.tier,
-       g.reason_codes, o.outcome, o.r_multiple
+       g.reason_codes, g.gates_off, o.outcome, o.r_multiple
 FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) LEFT JOIN outcomes o USING (signal_id)
 WHERE s.side IN ('BUY', 'SELL') AND (?::VARCHAR IS NULL OR s.symbol = ?) AND (NOT ? OR g.accepted)
 ORDER BY s.as_of DESC, s.symbol LIMIT ?
@@ -152,6 +154,7 @@ def banner(settings: Settings) -> Panel:
         f"at most {settings.max_signals_per_hour} signals an hour · ${settings.daily_budget_usd:g} a day and "
         f"${settings.monthly_budget_usd:g} a month for calls · {settings.ftmo_rules}",
         "Signals and paper trades only; no order is placed. Not financial advice.",
+        *_gates_off(settings.gates_off),
     ]
     title = f"V7 {__version__}" + (" — DEMO: simulated market" if demo else " — live")
     return Panel("\n".join(lines), title=title, border_style="yellow" if demo else "blue", expand=False)
@@ -191,9 +194,8 @@ def _signals_block(rows: Any, decimals: Mapping[str, int], as_of: datetime, *, d
             )
         verdict = _text(row["reason_codes"])
         if _true(row["accepted"]):
-            verdict = f"ACCEPTED {row['tier']}, {_number(row['quantity'], 4)}, risk ${_number(row['risk_usd'], 2)}"
-        if row["gates_off"]:
-            verdict += f", GATES OFF: {row['gates_off']}"
+            verdict = f"ACCEPTED {row['tier']}, {_position(row)}"
+        verdict = ", ".join([verdict, *_gates_off(row["gates_off"])])
         price = _price(row["market_price"], decimals[row["symbol"]])
         table.add_row(row["symbol"], Text(side, style=style), _number(row["confidence"], 2), price, plan, verdict)
         reason = _text(row["reasoning"] if row["status"] == "answered" else row["status_reason"])
@@ -355,6 +357,7 @@ def signals_table(store: Store, *, symbol: str | None, limit: int, accepted_only
         table.add_column(name, overflow="fold")
     for row in rows.to_dict("records"):
         verdict = f"accepted {row['tier']}" if _true(row["accepted"]) else _text(row["reason_codes"])
+        verdict = "\n".join([verdict, *_gates_off(row["gates_off"])])
         table.add_row(
             row["signal_id"],
             Text(row["side"], style=_SIDE_STYLE[row["side"]]),
@@ -492,9 +495,28 @@ def _gates_block(gate: Mapping[str, Any]) -> Table:
             _passed(gate[f"{name}_ok"]),
             ", ".join(f"{k} {_seen(v)}" for k, v in inputs.get(name, {}).items() if k != "reasons"),
         )
-        for name in ("freshness", "halt", "budget", "plan", "confidence", "rate", "ftmo")
+        for name in GATES
     )
+    if _true(gate["accepted"]):
+        verdict += f", {_position(gate)}"
+    verdict = " · ".join([verdict, *_gates_off(gate["gates_off"])])
     return _rows(f"5 GATES  {verdict}", ("gate", "passed", "what it saw"), rows)
+
+
+def _position(row: Mapping[str, Any]) -> str:
+    """A position in units, lots and dollars, and what it risks."""
+    base = str(row["symbol"]).partition("-")[0]
+    capped = f", capped by {row['capped_by']}" if not _missing(row["capped_by"]) else ""
+    return (
+        f"{_number(row['quantity'], 6)} {base}, {lots_text(row['lots'])}, ${_money(row['notional_usd'])}, "
+        f"risk ${_money(row['risk_usd'])}{capped}"
+    )
+
+
+def _gates_off(gates: Any) -> list[str]:
+    """The line that says which gates do not block; none where all do."""
+    named = gates if isinstance(gates, str) else "" if _missing(gates) else ",".join(gates)
+    return [f"GATES OFF: {named}"] if named else []
 
 
 def _as_text(candles: Any, decimals: int) -> Any:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from v7_pipeline.alerts.text import (
     MISSING,
+    lots_text,
     number_text,
     percent_text,
     price_text,
@@ -22,7 +23,7 @@ from v7_pipeline.alerts.text import (
     usd_text,
 )
 
-__all__ = ["COLUMNS", "alerts_for_regimes", "alerts_for_rest", "alerts_for_scan"]
+__all__ = ["COLUMNS", "alerts_for_regimes", "alerts_for_rest", "alerts_for_scan", "outbox"]
 
 COLUMNS = (
     "alert_id", "created_at", "kind", "severity", "title", "body", "status", "attempts", "delivered_at",
@@ -46,14 +47,15 @@ def alerts_for_scan(
     as_of: datetime,
     demo: bool,
     increments: Mapping[str, float] | None = None,
+    gates_off: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The alerts rows (without provenance) of the scan at `as_of`.
 
     `signals_accepted` joins llm_signals with gated_signals; a row that is not accepted, or is no BUY or
     SELL, is never alerted. Of `closed_outcomes` (outcomes rows, with `gates_off` where joined) only closed
     paper trades are. `failures` maps a symbol (or a step) to why it failed; together they are one alert.
-    `increments` maps a symbol to its quote increment in USD. In `demo` title and body say DEMO. Raises
-    ValueError on a naive `as_of` or a missing column.
+    `increments` maps a symbol to its quote increment in USD. In `demo` title and body say DEMO; gates that are
+    off are named in every body. Raises ValueError on a naive `as_of` or a missing column.
     """
     if as_of.tzinfo is None:
         raise ValueError(f"as_of {as_of} has no time zone; pass an instant in UTC")
@@ -70,15 +72,20 @@ def alerts_for_scan(
             rows.append(_closed(row, steps.get(str(row["symbol"]))))
     if failures:
         rows.append(_failed(failures, instant))
-    return _outbox(rows, demo=demo)
+    return outbox(rows, demo=demo, gates_off=gates_off)
 
 
-def alerts_for_regimes(regimes: Sequence[Mapping[str, Any]], *, demo: bool) -> pd.DataFrame:
+def alerts_for_regimes(
+    regimes: Sequence[Mapping[str, Any]], *, demo: bool, gates_off: Sequence[str] = ()
+) -> pd.DataFrame:
     """The alerts rows (without provenance) of `regimes` (model_regimes rows); an analyst's first is no change."""
-    return _outbox([_regime(row) for row in regimes if row["previous_regime"] is not None], demo=demo)
+    rows = [_regime(row) for row in regimes if row["previous_regime"] is not None]
+    return outbox(rows, demo=demo, gates_off=gates_off)
 
 
-def alerts_for_rest(analyst: str, error: str, *, as_of: datetime, demo: bool) -> pd.DataFrame:
+def alerts_for_rest(
+    analyst: str, error: str, *, as_of: datetime, demo: bool, gates_off: Sequence[str] = ()
+) -> pd.DataFrame:
     """The alerts row (without provenance) of an analyst that rests after failures, `error` the newest one's.
 
     One a UTC day and cause: a long outage is not told every ten minutes. A refused key or an empty account is critical.
@@ -94,12 +101,15 @@ def alerts_for_rest(analyst: str, error: str, *, as_of: datetime, demo: bool) ->
         "title": f"{analyst} rests after repeated failures",
         "body": f"Newest: {error}\nIt is tried again after V7_BREAKER_REST_S; v7 llm show tells of the calls.",
     }
-    return _outbox([row], demo=demo)
+    return outbox([row], demo=demo, gates_off=gates_off)
 
 
-def _outbox(rows: list[dict[str, Any]], *, demo: bool) -> pd.DataFrame:
-    """`rows` as they wait for delivery."""
-    frame = pd.DataFrame(rows, columns=["alert_id", "created_at", "kind", "severity", "title", "body"])
+def outbox(rows: Sequence[Mapping[str, Any]], *, demo: bool, gates_off: Sequence[str] = ()) -> pd.DataFrame:
+    """`rows` (alert_id, created_at, kind, severity, title, body) as they wait for delivery, marked where need be."""
+    frame = pd.DataFrame(list(rows), columns=["alert_id", "created_at", "kind", "severity", "title", "body"])
+    if gates_off:
+        silent = ~frame["body"].astype(str).str.contains("GATES OFF: ", regex=False)
+        frame.loc[silent, "body"] += f"\nGATES OFF: {','.join(gates_off)}"
     if demo:
         frame["title"] = "DEMO " + frame["title"]
         frame["body"] = "DEMO: simulated market, no real prices.\n" + frame["body"]
@@ -119,8 +129,8 @@ def _signal(row: dict[str, Any], instant: pd.Timestamp, increment: float | None)
         f"Stop: {price_text(stop, increment)} ({_distance(entry, stop)})",
         f"Target: {price_text(target, increment)} ({_distance(entry, target)})",
         f"Reward:risk: {number_text(reward_risk(entry, stop, target))}",
-        f"Quantity: {_quantity(row['quantity'])} {str(row['symbol']).partition('-')[0]}"
-        f" (risk {usd_text(row['risk_usd'])})",
+        f"Quantity: {_quantity(row['quantity'])} {str(row['symbol']).partition('-')[0]}, {lots_text(row.get('lots'))}, "
+        f"{usd_text(row.get('notional_usd'))} (risk {usd_text(row['risk_usd'])})",
         f"Confidence: {percent_text(row['confidence'], 0)}, tier {_word(row['tier'])}",
         f"Price age: {number_text(row.get('price_age_s'), 0)} s",
         f"Why: {_word(row['reasoning'])}",

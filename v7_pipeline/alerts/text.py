@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["MISSING", "number_text", "percent_text", "price_text", "reward_risk", "time_text", "usd_text"]
+__all__ = ["MISSING", "lots_text", "number_text", "percent_text", "price_text", "reward_risk", "time_text", "usd_text"]
 
 MISSING = "–"
 
@@ -46,6 +46,11 @@ def usd_text(value: Any, decimals: int = 2, *, sign: bool = False) -> str:
     amount = float(value)
     prefix = "-" if amount < 0 else "+" if sign else ""
     return f"{prefix}${abs(amount):,.{decimals}f}"
+
+
+def lots_text(value: Any) -> str:
+    """A position in the firm's lots, to four decimals, not rounded up; no contract size is said to be none."""
+    return f"{floor(float(value) * 1e4 + 1e-9) / 1e4:g} lots" if _known(value) else "no lot size"
 
 
 def number_text(value: Any, decimals: int = 2, *, sign: bool = False) -> str:

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 __all__ = [
     "AGGRESSIVE",
     "ANALYST_RESTING",
+    "ASKS_NOBODY",
     "BUDGET_DAY",
     "BUDGET_MONTH",
     "CONSERVATIVE",
@@ -37,6 +38,9 @@ Side = Literal["BUY", "SELL", "HOLD"]
 Status = Literal["answered", "abstained", "skipped"]
 
 # Reason codes of decisions that were not answered; reply.py and deepseek.py add theirs.
+# Analysts that reach no service: their decisions are no calls.
+ASKS_NOBODY = ("rules", "replay")
+
 READINGS_MISSING = "READINGS_MISSING"
 BUDGET_DAY = "BUDGET_DAY"
 BUDGET_MONTH = "BUDGET_MONTH"

@@ -6,7 +6,7 @@ Pure functions of frames and an instant. Sizing and outcomes belong to trades; c
 from __future__ import annotations
 
 from v7_pipeline.gates.base import GATES, GateResult
-from v7_pipeline.gates.conditions import tier_of
+from v7_pipeline.gates.conditions import OpenRisk, correlated_risk, tier_of
 from v7_pipeline.gates.evaluate import (
     GATED_COLUMNS,
     GateContext,
@@ -18,7 +18,7 @@ from v7_pipeline.gates.evaluate import (
 )
 from v7_pipeline.gates.ftmo import AccountState, Balance, account_state
 from v7_pipeline.gates.reasons import ANALYST_REASONS, REASONS, Reason, explain
-from v7_pipeline.gates.rulesets import RuleSet, day_bounds, ftmo_day, rule_names, rules
+from v7_pipeline.gates.rulesets import RulesError, RuleSet, day_bounds, ftmo_day, rule_names, rules
 
 __all__ = [
     "ANALYST_REASONS",
@@ -30,10 +30,13 @@ __all__ = [
     "GateContext",
     "GateLimits",
     "GateResult",
+    "OpenRisk",
     "Reason",
     "RuleSet",
+    "RulesError",
     "account_state",
     "before_call",
+    "correlated_risk",
     "day_bounds",
     "explain",
     "ftmo_day",

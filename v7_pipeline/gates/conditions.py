@@ -6,9 +6,10 @@ Which gates are asked of a decision, and in which order, is evaluate.py's busine
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -16,12 +17,29 @@ from v7_pipeline.gates import reasons
 from v7_pipeline.gates.base import GateResult, instant, present, require, result
 from v7_pipeline.gates.ftmo import CENTS, AccountState
 
-__all__ = ["Tier", "budget", "confidence", "freshness", "ftmo", "halt", "plan", "rate_limit", "tier_of"]
+__all__ = [
+    "OpenRisk", "Tier", "budget", "calls", "confidence", "correlated_risk", "exposure", "freshness", "ftmo", "halt",
+    "plan", "rate_limit", "tier_of",
+]  # fmt: skip
 
 Tier = Literal["HIGH", "MEDIUM", "LOW"]
 TIERS: tuple[tuple[Tier, float], ...] = (("HIGH", 0.75), ("MEDIUM", 0.65), ("LOW", 0.55))
 HOUR = timedelta(hours=1)
-_HALT_CODES = {"manual": reasons.HALT_MANUAL, "daily": reasons.HALT_DAILY, "total": reasons.HALT_TOTAL}
+_HALT_CODES = {
+    "manual": reasons.HALT_MANUAL,
+    "daily": reasons.HALT_DAILY,
+    "total": reasons.HALT_TOTAL,
+    "budget": reasons.HALT_BUDGET,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRisk:
+    """An accepted signal whose trade is not over: its worst case in USD."""
+
+    symbol: str
+    side: str
+    risk_usd: float
 
 
 def freshness(
@@ -67,8 +85,11 @@ def freshness(
     )
 
 
-def halt(halts: pd.DataFrame, as_of: datetime) -> GateResult:
-    """No halt is in force: started by `as_of`, not run out and not lifted. halts: the columns of the table halts."""
+def halt(halts: pd.DataFrame, as_of: datetime, *, paid: bool = True) -> GateResult:
+    """No halt is in force: started by `as_of`, not run out and not lifted. halts: the columns of the table halts.
+
+    A halt of kind budget stops calls that cost something; where they are not `paid` it is none.
+    """
     require(halts, ("halt_id", "kind", "started_at", "until", "lifted_at"), "halts")
     now = instant(as_of, "as_of")
     assert now is not None
@@ -78,8 +99,10 @@ def halt(halts: pd.DataFrame, as_of: datetime) -> GateResult:
         ended = (until is not None and until <= now) or (lifted is not None and lifted <= now)
         if row["kind"] not in _HALT_CODES:
             raise ValueError(
-                f"halt {row['halt_id']} has the unknown kind {row['kind']!r}; manual, daily, total are known"
+                f"halt {row['halt_id']} has the unknown kind {row['kind']!r}; known are {', '.join(_HALT_CODES)}"
             )
+        if row["kind"] == "budget" and not paid:
+            continue
         if started is not None and started <= now and not ended:
             active.append(row)
     codes = sorted({_HALT_CODES[row["kind"]] for row in active})
@@ -101,6 +124,12 @@ def budget(day_room_usd: float, month_room_usd: float, worst_case_usd: float) ->
     )
 
 
+def calls(made: int, max_per_hour: int, *, made_here: int = 0) -> GateResult:
+    """Fewer than `max_per_hour` attempts to reach the analyst were made in the hour before, this scan's included."""
+    against = [reasons.CALL_LIMIT] if made + made_here >= max_per_hour else []
+    return result("calls", against, calls_in_the_last_hour=made + made_here, max_per_hour=max_per_hour)
+
+
 def plan(
     side: str,
     entry: float | None,
@@ -114,11 +143,14 @@ def plan(
     max_entry_distance: float,
     min_reward_risk: float,
     min_stop_volatilities: float,
+    spread: float | None = None,
+    min_stop_spreads: float = 0.0,
 ) -> GateResult:
     """The plan holds together: stop < entry < target (mirrored for SELL), near the market, worth it, out of the noise.
 
-    Prices in USD, `volatility` the standard deviation of one-minute log returns. The order is filled at the market, so
-    side, reward and risk are judged at the worse of entry and market, net of both sides' fees and of slippage.
+    Prices and `spread` (best ask − best bid; None: not known, then not asked) in USD, `volatility` the standard
+    deviation of one-minute log returns. The order is filled at the market, so side, reward and risk are judged at the
+    worse of entry and market, net of both sides' fees and of slippage.
     """
     if side not in ("BUY", "SELL"):
         raise ValueError(f"only BUY and SELL have a plan, not {side!r}")
@@ -126,7 +158,7 @@ def plan(
     sigma = present(volatility)
     seen: dict[str, float | None] = {"entry": entry, "stop": stop, "target": target, "market_price": market}
     limits = {"max_entry_distance": max_entry_distance, "min_reward_risk": min_reward_risk}
-    limits["min_stop_volatilities"] = min_stop_volatilities
+    limits |= {"min_stop_volatilities": min_stop_volatilities, "min_stop_spreads": min_stop_spreads}
     against: list[str] = []
     if market is None:
         against.append(reasons.PLAN_NO_MARKET)
@@ -157,6 +189,9 @@ def plan(
         if stop_distance < min_stop_volatilities * sigma and reasons.PLAN_STOP_SIDE not in against:
             against.append(reasons.PLAN_STOP_CLOSE)
         stop_volatilities = stop_distance / sigma if sigma > 0 else None
+    width = _price(spread)
+    if width is not None and abs(entry - stop) < min_stop_spreads * width and reasons.PLAN_STOP_SIDE not in against:
+        against.append(reasons.PLAN_STOP_SPREAD)
     return result(
         "plan",
         against,
@@ -166,6 +201,8 @@ def plan(
         reward_risk=ratio,
         volatility=sigma,
         stop_volatilities=stop_volatilities,
+        spread=width,
+        stop_spreads=None if width is None else abs(entry - stop) / width,
     )
 
 
@@ -174,13 +211,19 @@ def tier_of(value: float) -> Tier | None:
     return next((tier for tier, floor in TIERS if value >= floor), None)
 
 
-def confidence(value: float | None, threshold: float) -> GateResult:
-    """The analyst's confidence reaches the threshold. ValueError where it is missing or outside 0 … 1."""
+def confidence(value: float | None, floor: float, *, learnt: float | None = None) -> GateResult:
+    """The analyst's confidence reaches the threshold. ValueError where it is missing or outside 0 … 1.
+
+    `learnt` (from outcomes, None: nothing yet) may raise the threshold above `floor`, never lower it below.
+    """
+    if learnt is not None and not 0.0 <= learnt <= 1.0:
+        raise ValueError(f"a learnt confidence threshold lies between 0 and 1, not at {learnt}")
+    threshold = floor if learnt is None else max(floor, learnt)
     given = present(value)
     if given is None or not 0.0 <= given <= 1.0:
         raise ValueError(f"a BUY or SELL has a confidence between 0 and 1, not {value}")
     against = [] if given >= threshold else [reasons.CONFIDENCE_LOW]
-    return result("confidence", against, confidence=float(given), threshold=threshold, tier=tier_of(given))
+    return result("confidence", against, confidence=float(given), threshold=threshold, floor=floor, tier=tier_of(given))
 
 
 def rate_limit(
@@ -207,11 +250,14 @@ def ftmo(
     buffer_usd: float,
     max_age_s: float,
     pending_usd: float = 0.0,
+    margin_usd: float | None = 0.0,
+    pending_margin_usd: float = 0.0,
 ) -> GateResult:
     """Room is left above the floor after this trade's worst case, all open ones' and the pending ones', and the buffer.
 
     The room is counted from the equity that remains when every open position is stopped out. `pending_usd` is the worst
-    case of accepted signals not yet filled. What is missing or stale refuses.
+    case of accepted signals not yet filled, `margin_usd` and `pending_margin_usd` what this trade and those tie up:
+    with the open positions' margin it stays within the equity. What is missing or stale refuses.
     """
     now = instant(as_of, "as_of")
     assert now is not None
@@ -219,8 +265,8 @@ def ftmo(
         return result("ftmo", [reasons.FTMO_NO_ACCOUNT])
     if state.as_of > now:
         raise ValueError(f"the account of {state.as_of} lies after the scan of {now}: it was not known then")
-    if not (math.isfinite(pending_usd) and math.isfinite(buffer_usd)):
-        raise ValueError("the pending risk and the buffer of the FTMO gate must be numbers")
+    if not all(map(math.isfinite, (pending_usd, buffer_usd, pending_margin_usd))):
+        raise ValueError("the pending risk and margin and the buffer of the FTMO gate must be numbers")
     against: list[str] = []
     if state.breached is not None:
         against.append(reasons.FTMO_BREACHED_TOTAL if state.breached == "total" else reasons.FTMO_BREACHED_DAILY)
@@ -239,6 +285,10 @@ def ftmo(
         if left < -CENTS:
             binding_daily = state.daily_limit >= state.total_limit
             against.append(reasons.FTMO_DAILY_ROOM if binding_daily else reasons.FTMO_TOTAL_ROOM)
+    margin = present(margin_usd)
+    margin_left = None if margin is None else state.equity - state.margin_usd - pending_margin_usd - margin
+    if margin_left is not None and margin_left < -CENTS:
+        against.append(reasons.FTMO_MARGIN)
     return result(
         "ftmo",
         against,
@@ -252,8 +302,60 @@ def ftmo(
         pending_usd=pending_usd,
         buffer_usd=buffer_usd,
         room_left_usd=left,
+        margin_left_usd=margin_left,
+        balance_set_at=state.set_at,
         equity_age_s=age,
     )
+
+
+def exposure(
+    symbol: str,
+    side: str | None,
+    risk_usd: float | None,
+    open_: Sequence[OpenRisk],
+    *,
+    correlations: Mapping[tuple[str, str], float],
+    max_correlated_usd: float,
+) -> GateResult:
+    """One open signal for each symbol and side, and not too much risk in what moves alike.
+
+    side None asks before the decision: is either side still free. The correlated risk is √(r'Cr) over the open trades
+    and this one, r their worst cases signed by side and C the correlations of their symbols' returns: the sum where all
+    move alike, its root-sum-of-squares where they are independent. A pair whose correlation is not known counts as one
+    that moves alike. A trade that lowers the correlated risk is let through.
+    """
+    held = {(one.symbol, one.side) for one in open_}
+    seen: dict[str, Any] = {"open": sorted(f"{symbol} {side}" for symbol, side in held)}
+    wanted = ("BUY", "SELL") if side is None else (side,)
+    against = [reasons.EXPOSURE_OPEN] if all((symbol, one) in held for one in wanted) else []
+    risk = present(risk_usd)
+    if side is not None and risk is not None:
+        before = correlated_risk(open_, correlations)
+        after = correlated_risk([*open_, OpenRisk(symbol, side, risk)], correlations)
+        if after > max_correlated_usd * (1 + 1e-9) and after > before:
+            against.append(reasons.EXPOSURE_CORRELATED)
+        seen |= {"correlated_risk_before_usd": before, "correlated_risk_usd": after}
+    return result("exposure", against, **seen, max_correlated_usd=max_correlated_usd)
+
+
+def correlated_risk(risks: Sequence[OpenRisk], correlations: Mapping[tuple[str, str], float]) -> float:
+    """√(r'Cr) in USD of `risks`; see `exposure`. ValueError for a risk that is not a number."""
+    amounts = [one.risk_usd for one in risks]
+    if not all(math.isfinite(amount) and amount >= 0 for amount in amounts):
+        raise ValueError("an open trade's risk must be a number, not negative; it should not have been accepted")
+    total = 0.0
+    for i, one in enumerate(risks):
+        for j, other in enumerate(risks):
+            total += amounts[i] * amounts[j] * (1.0 if i == j else _alike(one, other, correlations))
+    return math.sqrt(max(0.0, total))
+
+
+def _alike(one: OpenRisk, other: OpenRisk, correlations: Mapping[tuple[str, str], float]) -> float:
+    same_way = 1.0 if one.side == other.side else -1.0
+    if one.symbol == other.symbol:
+        return same_way
+    known = present(correlations.get((min(one.symbol, other.symbol), max(one.symbol, other.symbol))))
+    return 1.0 if known is None else same_way * float(known)
 
 
 def _price(value: float | None) -> float | None:

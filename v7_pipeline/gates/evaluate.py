@@ -16,6 +16,7 @@ import pandas as pd
 
 from v7_pipeline.gates import conditions, reasons
 from v7_pipeline.gates.base import GATES, GateResult, instant, present, require
+from v7_pipeline.gates.conditions import OpenRisk
 from v7_pipeline.gates.ftmo import AccountState
 from v7_pipeline.gates.rulesets import RuleSet
 from v7_pipeline.settings import Settings
@@ -30,6 +31,7 @@ SIGNAL_COLUMNS = (
     "signal_id", "as_of", "features_as_of", "decided_at", "symbol", "strategy", "side", "confidence", "entry_price",
     "stop_price", "target_price", "market_price", "status", "status_reason",
 )  # fmt: skip
+SIZES = ("quantity", "risk_usd", "notional_usd", "margin_usd", "lots", "capped_by")
 SIDES = ("BUY", "SELL", "HOLD")
 STATUSES = ("answered", "abstained", "skipped")
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
@@ -42,14 +44,17 @@ class GateLimits:
     max_price_age_s: float
     max_decision_delay_s: float
     max_signals_per_hour: int
+    max_calls_per_hour: int
     min_confidence: float
     min_reward_risk: float
     max_entry_distance: float
     min_stop_volatilities: float
+    min_stop_spreads: float
     fee_rate: float
     slippage: float
     ftmo_buffer_usd: float
     max_equity_age_s: float
+    max_correlated_usd: float
 
     @classmethod
     def of(cls, settings: Settings, rules: RuleSet, *, fee_rate: float) -> GateLimits:
@@ -58,14 +63,17 @@ class GateLimits:
             max_price_age_s=settings.max_price_age_s,
             max_decision_delay_s=settings.max_decision_delay_s,
             max_signals_per_hour=settings.max_signals_per_hour,
+            max_calls_per_hour=settings.max_calls_per_hour,
             min_confidence=settings.min_confidence,
             min_reward_risk=settings.min_reward_risk,
             max_entry_distance=settings.max_entry_distance,
             min_stop_volatilities=settings.min_stop_volatilities,
+            min_stop_spreads=settings.min_stop_spreads,
             fee_rate=fee_rate,
             slippage=settings.slippage,
             ftmo_buffer_usd=settings.ftmo_buffer * rules.daily_loss * settings.account_initial_usd,
             max_equity_age_s=settings.max_price_age_s,
+            max_correlated_usd=settings.max_correlated_risk * settings.risk_per_trade * settings.account_initial_usd,
         )
 
 
@@ -74,9 +82,12 @@ class GateContext:
     """Everything the gates look at beside the decisions, as it stood when the scan began.
 
     halts: table halts. accepted_times: instants of accepted BUY and SELL of the last hour. account: None where it is
-    unknown, which refuses. pending_risk_usd: worst case of accepted signals not filled yet. The budget's rooms are the
-    analyst's (USD; infinite where calls cost nothing), call_worst_case_usd what one call reserves. volatility: standard
-    deviation of one-minute log returns by symbol. off: gates that are evaluated and recorded but do not block.
+    unknown, which refuses. pending_risk_usd, pending_margin_usd: worst case and margin of accepted signals not filled
+    yet. The budget's rooms are the analyst's (USD; infinite where calls cost nothing), call_worst_case_usd what one
+    call reserves, calls_made its attempts of the last hour (None: it asks no service). volatility: standard deviation
+    of one-minute log returns by symbol; spreads: best ask − best bid by symbol (USD), where known. open_risks: accepted
+    signals whose trade is not over; correlations: of returns, by pair of symbols in name order. learnt_confidence: the
+    threshold that outcomes have taught. off: gates that are evaluated and recorded but do not block.
     """
 
     limits: GateLimits
@@ -88,12 +99,23 @@ class GateContext:
     month_room_usd: float
     call_worst_case_usd: float
     volatility: Mapping[str, float | None]
+    spreads: Mapping[str, float | None] = field(default_factory=dict)
+    pending_margin_usd: float = 0.0
+    calls_made: int | None = None
+    open_risks: Sequence[OpenRisk] = ()
+    correlations: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    learnt_confidence: float | None = None
     off: frozenset[str] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
         unknown = sorted(self.off - set(GATES))
         if unknown:
             raise ValueError(f"no gate is called {', '.join(unknown)}; the gates are {', '.join(GATES)}")
+
+    @property
+    def paid(self) -> bool:
+        """Whether a call costs something."""
+        return self.call_worst_case_usd > 0
 
     def blocks(self, answer: GateResult) -> bool:
         """Whether `answer` stands against a signal: it failed and its gate is on."""
@@ -123,10 +145,11 @@ def before_call(
     context: GateContext,
     rotation: int,
 ) -> dict[str, tuple[GateResult, ...]]:
-    """The cheap gates of each symbol: freshness, halt, rate, FTMO room, budget. One that blocks: make no call.
+    """The cheap gates of each symbol: freshness, halt, rate, FTMO room, exposure, budget, calls. One blocks: no call.
 
-    The FTMO gate is asked with no worst case of its own: is there any room. Calls allowed here use up the budget's room
-    for the symbols after them, in rotated order. `why_not` gives a symbol's status_reason.
+    The FTMO gate is asked with no worst case of its own: is there any room; the exposure gate without a side: is either
+    free. Calls allowed here use up the budget's room and the hour's calls for the symbols after them, in rotated order.
+    `why_not` gives a symbol's status_reason.
     """
     limits, calls = context.limits, 0
     answers: dict[str, tuple[GateResult, ...]] = {}
@@ -139,10 +162,12 @@ def before_call(
                 max_price_age_s=limits.max_price_age_s,
                 max_decision_delay_s=limits.max_decision_delay_s,
             ),
-            conditions.halt(context.halts, as_of),
+            conditions.halt(context.halts, as_of, paid=context.paid),
             conditions.rate_limit(context.accepted_times, as_of, limits.max_signals_per_hour),
-            _ftmo(context, as_of, worst_case_usd=0.0, pending_usd=context.pending_risk_usd),
+            _ftmo(context, as_of, 0.0, 0.0, context.pending_risk_usd, context.pending_margin_usd),
+            _exposure(context, symbol, None, None, context.open_risks),
             _budget(context, calls),
+            _calls(context, calls),
         )
         answers[symbol] = asked
         calls += not any(map(context.blocks, asked))
@@ -159,17 +184,18 @@ def gate_signals(
 ) -> pd.DataFrame:
     """Rows of gated_signals (without provenance) for one scan's rows of llm_signals, in their order.
 
-    sized: signal_id, quantity, risk_usd of BUY and SELL; NaN or no row where a plan cannot be sized, which refuses.
+    sized: signal_id, quantity, risk_usd, notional_usd, margin_usd, lots, capped_by of BUY and SELL; NaN or no row where
+    a plan cannot be sized, which refuses.
     Every gate is evaluated and stored for BUY and SELL, whatever the others said. HOLD, abstained and skipped rows are
     never accepted and use up nothing; the gates of a plan do not apply to them. Symbols are taken in rotated order, and
-    an acceptance takes its emission slot and its FTMO room from those after it. ValueError for an unknown side or
-    status, a repeated signal, or a row of another scan: a mistake is never a HOLD.
+    an acceptance takes its emission slot, FTMO room, margin and exposure from those after it. ValueError for an unknown
+    side or status, a repeated signal, or a row of another scan: a mistake is never a HOLD.
     """
     require(signals, SIGNAL_COLUMNS, "signals")
-    require(sized, ("signal_id", "quantity", "risk_usd"), "sizes")
+    require(sized, ("signal_id", *SIZES), "sizes")
     if signals["signal_id"].duplicated().any() or sized["signal_id"].duplicated().any():
         raise ValueError("a signal_id occurs twice; a scan has one decision for each strategy and symbol")
-    sizes = sized.set_index("signal_id")[["quantity", "risk_usd"]].astype("float64").to_dict("index")
+    sizes = sized.set_index("signal_id")[list(SIZES)].to_dict("index")
     order = {symbol: place for place, symbol in enumerate(rotated(signals["symbol"], rotation))}
     rows = signals[list(SIGNAL_COLUMNS)].to_dict("records")
     tally = _Tally(context, as_of)
@@ -187,18 +213,27 @@ class _Tally:
         if now is None:
             raise ValueError("gating needs the scan's instant as_of")
         self.context, self.as_of = context, now
-        self.halt = conditions.halt(context.halts, now)
+        self.halt = conditions.halt(context.halts, now, paid=context.paid)
         self.calls = 0
         self.accepted = 0
         self.risk_usd = context.pending_risk_usd
+        self.margin_usd = context.pending_margin_usd
+        self.open_risks = list(context.open_risks)
+
+    def accept(self, symbol: str, side: str, size: Mapping[str, Any]) -> None:
+        """Take what an accepted signal uses up."""
+        self.accepted += 1
+        self.risk_usd += size["risk_usd"] or 0.0
+        self.margin_usd += size["margin_usd"] or 0.0
+        self.open_risks.append(OpenRisk(symbol, side, size["risk_usd"] or 0.0))
 
 
-def _gate_one(row: dict[str, Any], size: dict[str, float], tally: _Tally) -> dict[str, Any]:
+def _gate_one(row: dict[str, Any], size: Mapping[str, Any], tally: _Tally) -> dict[str, Any]:
     """One decision's row; `tally` is moved on by what it uses up."""
     context = tally.context
     side = _checked_side(row, tally.as_of)
     trading = side in ("BUY", "SELL")
-    quantity, risk = present(size.get("quantity")), present(size.get("risk_usd"))
+    size = {name: present(size.get(name)) for name in SIZES}
     answers = [
         conditions.freshness(
             tally.as_of,
@@ -209,14 +244,16 @@ def _gate_one(row: dict[str, Any], size: dict[str, float], tally: _Tally) -> dic
         ),
         tally.halt,
         _budget(context, tally.calls),
+        _calls(context, tally.calls),
     ]
     tally.calls += row["status"] != "skipped"
-    answers += _trade_gates(row, quantity, risk, tally) if trading else [GateResult(gate, None) for gate in GATES[3:]]
+    answers += _trade_gates(row, size, tally) if trading else [GateResult(gate, None) for gate in GATES[len(answers) :]]
     against = _not_a_signal(row, side) or [c for a in answers if context.blocks(a) for c in a.reason_codes]
+    if trading and not (size["quantity"] or 0.0) > 0 and reasons.FTMO_NO_SIZE not in against:
+        against.append(reasons.FTMO_NO_SIZE)  # no gate that is off makes a trade of nothing
     accepted = trading and not against
     if accepted:
-        tally.accepted += 1
-        tally.risk_usd += risk or 0.0
+        tally.accept(row["symbol"], str(side), size)
     return {
         **{name: row[name] for name in ("signal_id", "symbol", "strategy")},
         "as_of": tally.as_of,
@@ -231,16 +268,15 @@ def _gate_one(row: dict[str, Any], size: dict[str, float], tally: _Tally) -> dic
         "reason_codes": ",".join(against),
         "accepted": accepted,
         "tier": conditions.tier_of(row["confidence"]) if trading else None,
-        "quantity": quantity if trading else None,
-        "risk_usd": risk if trading else None,
+        **{name: size[name] if trading else None for name in SIZES if name != "margin_usd"},
     }
 
 
-def _trade_gates(row: dict[str, Any], quantity: float | None, risk: float | None, tally: _Tally) -> list[GateResult]:
+def _trade_gates(row: dict[str, Any], size: Mapping[str, Any], tally: _Tally) -> list[GateResult]:
     """The gates that only a BUY or a SELL meets."""
     context, limits = tally.context, tally.context.limits
-    room = _ftmo(context, tally.as_of, worst_case_usd=risk, pending_usd=tally.risk_usd)
-    if quantity == 0:
+    room = _ftmo(context, tally.as_of, size["risk_usd"], size["margin_usd"], tally.risk_usd, tally.margin_usd)
+    if size["quantity"] == 0:
         room = GateResult("ftmo", False, (*room.reason_codes, reasons.FTMO_NO_SIZE), room.inputs)
     return [
         conditions.plan(
@@ -255,12 +291,15 @@ def _trade_gates(row: dict[str, Any], quantity: float | None, risk: float | None
             max_entry_distance=limits.max_entry_distance,
             min_reward_risk=limits.min_reward_risk,
             min_stop_volatilities=limits.min_stop_volatilities,
+            spread=context.spreads.get(row["symbol"]),
+            min_stop_spreads=limits.min_stop_spreads,
         ),
-        conditions.confidence(row["confidence"], limits.min_confidence),
+        conditions.confidence(row["confidence"], limits.min_confidence, learnt=context.learnt_confidence),
         conditions.rate_limit(
             context.accepted_times, tally.as_of, limits.max_signals_per_hour, accepted_here=tally.accepted
         ),
         room,
+        _exposure(context, row["symbol"], row["side"], size["risk_usd"], tally.open_risks),
     ]
 
 
@@ -297,7 +336,33 @@ def _budget(context: GateContext, calls: int) -> GateResult:
     return conditions.budget(context.day_room_usd - spent, context.month_room_usd - spent, context.call_worst_case_usd)
 
 
-def _ftmo(context: GateContext, as_of: datetime, *, worst_case_usd: float | None, pending_usd: float) -> GateResult:
+def _calls(context: GateContext, here: int) -> GateResult:
+    if context.calls_made is None:
+        return GateResult("calls", True)
+    return conditions.calls(context.calls_made, context.limits.max_calls_per_hour, made_here=here)
+
+
+def _exposure(
+    context: GateContext, symbol: str, side: str | None, risk_usd: float | None, open_risks: Sequence[OpenRisk]
+) -> GateResult:
+    return conditions.exposure(
+        symbol,
+        side,
+        risk_usd,
+        open_risks,
+        correlations=context.correlations,
+        max_correlated_usd=context.limits.max_correlated_usd,
+    )
+
+
+def _ftmo(
+    context: GateContext,
+    as_of: datetime,
+    worst_case_usd: float | None,
+    margin_usd: float | None,
+    pending_usd: float,
+    pending_margin_usd: float,
+) -> GateResult:
     return conditions.ftmo(
         context.account,
         worst_case_usd,
@@ -305,6 +370,8 @@ def _ftmo(context: GateContext, as_of: datetime, *, worst_case_usd: float | None
         buffer_usd=context.limits.ftmo_buffer_usd,
         max_age_s=context.limits.max_equity_age_s,
         pending_usd=pending_usd,
+        margin_usd=margin_usd,
+        pending_margin_usd=pending_margin_usd,
     )
 
 
@@ -312,5 +379,11 @@ def _as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(GATED_COLUMNS))
     as_of = pd.to_datetime(frame["as_of"], utc=True).astype("datetime64[us, UTC]")
     kinds: dict[str, Any] = {f"{gate}_ok": "boolean" for gate in GATES}
-    kinds |= {"accepted": "bool", "quantity": "float64", "risk_usd": "float64"}
+    kinds |= {
+        "accepted": "bool",
+        "quantity": "float64",
+        "risk_usd": "float64",
+        "notional_usd": "float64",
+        "lots": "float64",
+    }
     return frame.assign(as_of=as_of).astype(kinds)

@@ -28,8 +28,10 @@ DECISION_LATE = "DECISION_LATE"
 HALT_MANUAL = "HALT_MANUAL"
 HALT_DAILY = "HALT_DAILY"
 HALT_TOTAL = "HALT_TOTAL"
+HALT_BUDGET = "HALT_BUDGET"
 BUDGET_DAY = "BUDGET_DAY"
 BUDGET_MONTH = "BUDGET_MONTH"
+CALL_LIMIT = "CALL_LIMIT"
 PLAN_INCOMPLETE = "PLAN_INCOMPLETE"
 PLAN_NO_MARKET = "PLAN_NO_MARKET"
 PLAN_STOP_SIDE = "PLAN_STOP_SIDE"
@@ -37,6 +39,7 @@ PLAN_TARGET_SIDE = "PLAN_TARGET_SIDE"
 PLAN_ENTRY_FAR = "PLAN_ENTRY_FAR"
 PLAN_REWARD_RISK = "PLAN_REWARD_RISK"
 PLAN_STOP_CLOSE = "PLAN_STOP_CLOSE"
+PLAN_STOP_SPREAD = "PLAN_STOP_SPREAD"
 PLAN_NO_VOLATILITY = "PLAN_NO_VOLATILITY"
 CONFIDENCE_LOW = "CONFIDENCE_LOW"
 RATE_LIMIT = "RATE_LIMIT"
@@ -49,6 +52,9 @@ FTMO_BREACHED_DAILY = "FTMO_BREACHED_DAILY"
 FTMO_BREACHED_TOTAL = "FTMO_BREACHED_TOTAL"
 FTMO_DAILY_ROOM = "FTMO_DAILY_ROOM"
 FTMO_TOTAL_ROOM = "FTMO_TOTAL_ROOM"
+FTMO_MARGIN = "FTMO_MARGIN"
+EXPOSURE_OPEN = "EXPOSURE_OPEN"
+EXPOSURE_CORRELATED = "EXPOSURE_CORRELATED"
 
 REASONS: dict[str, Reason] = {
     HOLD: Reason("the analyst decided to do nothing", "nothing to do"),
@@ -64,12 +70,18 @@ REASONS: dict[str, Reason] = {
     HALT_MANUAL: Reason("a person halted trading", "lift it with v7 resume when ready"),
     HALT_DAILY: Reason("the daily loss limit was reached", "wait for the next FTMO day (midnight in Prague)"),
     HALT_TOTAL: Reason("the maximum loss was reached", "look at the account; a person lifts it with v7 resume"),
+    HALT_BUDGET: Reason(
+        "the analyst's budget was used up",
+        "wait for the next UTC day or month, raise V7_DAILY_BUDGET_USD or V7_MONTHLY_BUDGET_USD, or run v7 budget "
+        "reconcile; it is lifted when there is room again",
+    ),
     BUDGET_DAY: Reason(
         "the day's analyst budget has no room for a call", "wait for the next UTC day or raise V7_DAILY_BUDGET_USD"
     ),
     BUDGET_MONTH: Reason(
         "the month's analyst budget has no room", "wait for the next UTC month or raise V7_MONTHLY_BUDGET_USD"
     ),
+    CALL_LIMIT: Reason("the hour's calls are used up", "wait, or raise V7_MAX_CALLS_PER_HOUR"),
     PLAN_INCOMPLETE: Reason(
         "entry, stop or target is missing or not above zero", "look at the reply: the plan is unusable"
     ),
@@ -85,10 +97,16 @@ REASONS: dict[str, Reason] = {
     PLAN_STOP_CLOSE: Reason(
         "the stop is within the market's noise", "nothing to do, or lower V7_MIN_STOP_VOLATILITIES"
     ),
+    PLAN_STOP_SPREAD: Reason(
+        "the stop is within a few spreads of the entry", "nothing to do, or lower V7_MIN_STOP_SPREADS"
+    ),
     PLAN_NO_VOLATILITY: Reason(
         "the volatility is unknown, so the stop cannot be judged", "wait until enough candles are there"
     ),
-    CONFIDENCE_LOW: Reason("the confidence is below the threshold", "nothing to do, or lower V7_MIN_CONFIDENCE"),
+    CONFIDENCE_LOW: Reason(
+        "the confidence is below the threshold",
+        "nothing to do; V7_MIN_CONFIDENCE is the floor, and what was learnt may stand above it",
+    ),
     RATE_LIMIT: Reason("the hour's signals are used up", "wait, or raise V7_MAX_SIGNALS_PER_HOUR"),
     FTMO_NO_ACCOUNT: Reason("the account's state is unknown", "check the scan's outcomes and candles"),
     FTMO_STALE: Reason("the account's equity is too old", "check that candles arrive"),
@@ -108,6 +126,16 @@ REASONS: dict[str, Reason] = {
     ),
     FTMO_TOTAL_ROOM: Reason(
         "the worst case does not fit above the maximum-loss limit", "risk less per trade (V7_RISK_PER_TRADE)"
+    ),
+    FTMO_MARGIN: Reason(
+        "the position's margin does not fit beside that of the open ones", "wait for open trades to close"
+    ),
+    EXPOSURE_OPEN: Reason(
+        "a signal of this symbol and side is still open", "nothing to do; it is followed to its outcome first"
+    ),
+    EXPOSURE_CORRELATED: Reason(
+        "with what is open, too much is risked on one move of the market",
+        "wait for open trades to close, or raise V7_MAX_CORRELATED_RISK",
     ),
 }
 

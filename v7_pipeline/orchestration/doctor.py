@@ -114,6 +114,9 @@ def _settings(settings: Settings, given: Collection[str]) -> Iterator[Finding]:
         origin = origin_of(field, arguments)
         if origin != "default" or field in ("mode", "home", "symbols", "analyst", "deepseek_api_key"):
             yield Finding(env_name(field), "ok", f"{shown(settings, field)} (from {origin})")
+    if settings.gates_off:
+        told = f"{', '.join(settings.gates_off)} OFF: asked and recorded, but nothing is blocked by them"
+        yield Finding("gates", "note", told, "empty V7_GATES_OFF to let them block again")
     rest = sum(origin_of(field, arguments) == "default" for field in type(settings).model_fields)
     yield Finding(
         "settings",

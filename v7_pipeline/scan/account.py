@@ -5,19 +5,20 @@ The rules are gates/ftmo.py's and the positions trades/paper.py's; this module c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
 
-from v7_pipeline.gates.ftmo import AccountState, account_state
-from v7_pipeline.gates.rulesets import RuleSet, rules
+from v7_pipeline.gates.conditions import OpenRisk
+from v7_pipeline.gates.ftmo import AccountState, Balance, account_state
+from v7_pipeline.gates.rulesets import RuleSet, day_bounds, rules
 from v7_pipeline.settings import Settings
-from v7_pipeline.trades import follow, pending_risk_usd, positions
+from v7_pipeline.trades import Product, follow, pending_risk_usd, positions
 
-__all__ = ["Account", "read_account", "rule_set"]
+__all__ = ["Account", "products", "read_account", "rule_set"]
 
 MINUTE = timedelta(minutes=1)
 
@@ -27,19 +28,43 @@ FROM outcomes o JOIN llm_signals s USING (signal_id)
 WHERE o.kind = 'paper' AND o.source = ? AND o.as_of <= ? ORDER BY o.as_of, o.symbol
 """
 _ACCEPTED = """
-SELECT signal_id, as_of, symbol, side, risk_usd FROM gated_signals
-WHERE accepted AND source = ? AND as_of < ? ORDER BY as_of
+SELECT signal_id, as_of, symbol, side, risk_usd, notional_usd FROM gated_signals
+WHERE accepted AND source = ? AND as_of < ? ORDER BY as_of, symbol
 """
+_READING = """
+SELECT at, balance_usd, equity_usd, day_start_usd FROM account_readings
+WHERE source = ? AND at <= ? AND recorded_at <= ? ORDER BY at DESC LIMIT 1
+"""
+_LIFTED = "SELECT max(lifted_at) AS at FROM halts WHERE kind = 'total' AND lifted_at <= ?"
+_GATED_BEFORE = "SELECT max(as_of) AS at FROM gated_signals WHERE source = ? AND as_of < ?"
+_CANDLES = """
+SELECT symbol, open_time, high, low, close FROM candles
+WHERE open_time < ? AND (open_time >= ? OR (open_time >= ? AND open_time < ?))
+  AND symbol IN (SELECT unnest(?::VARCHAR[])) ORDER BY symbol, open_time
+"""
+# Candles before a reading of the real account, to know what was open was worth then.
+_BEFORE_READING = timedelta(hours=4)
 
 
 @dataclass(frozen=True)
 class Account:
-    """What the rate and FTMO gates need: the state, what is still to be entered, and when signals were accepted."""
+    """What the rate, FTMO and exposure gates need of the account.
+
+    `pending_usd` and `pending_margin_usd` are of accepted signals that no candle has filled yet, `open_risks` of all
+    whose trade is not over.
+    """
 
     state: AccountState
     pending_usd: float
+    pending_margin_usd: float
     accepted_times: Sequence[datetime]
     open_sides: dict[str, str]
+    open_risks: tuple[OpenRisk, ...] = ()
+
+    @property
+    def free_margin_usd(self) -> float:
+        """Equity that no open or waiting position ties up."""
+        return self.state.equity - self.state.margin_usd - self.pending_margin_usd
 
     def figures(self) -> dict[str, Any]:
         """The figures a person wants to see, in USD."""
@@ -56,33 +81,85 @@ class Account:
         }
 
 
-def read_account(settings: Settings, reader: Any, as_of: datetime, source: str) -> Account:
-    """The account of `source` at `as_of`: exits that came later are not known yet, nor are later signals."""
+def read_account(settings: Settings, reader: Any, as_of: datetime, source: str, *, whole: bool = False) -> Account:
+    """The account of `source` at `as_of`: exits that came later are not known yet, nor are later signals.
+
+    Limits are tested minute by minute from the FTMO day of the scan before on: what was broken earlier, that scan has
+    seen and kept as a halt. `whole` tests every minute since the first trade again.
+    """
     outcomes = _as_known(settings, reader, reader.query(_PAPER, (source, as_of)), as_of)
     accepted = reader.query(_ACCEPTED, (source, as_of))
-    book = positions(outcomes, outcomes, slippage=settings.slippage)
+    chosen = rule_set(settings, as_of)
+    book = positions(outcomes, outcomes, slippage=settings.slippage, rate_of=chosen.commission_of)
+    reading = _reading(reader, source, as_of)
     state = account_state(
         book,
-        _candles(reader, book, as_of),
-        rule_set(settings, as_of),
+        _candles(reader, book, as_of, None if whole else _gated_before(reader, source, as_of), reading),
+        chosen,
         initial_usd=settings.account_initial_usd,
         as_of=as_of,
+        balance_override=reading,
+        forgiven_until=_instant(reader.rows(_LIFTED, (as_of,))[0]["at"]),
     )
+    waiting = accepted[~accepted["signal_id"].isin(outcomes.loc[outcomes["entry_time"].notna(), "signal_id"])]
+    over = outcomes.loc[outcomes["exit_time"].notna(), "signal_id"]
     recent = accepted[accepted["as_of"] > as_of - timedelta(hours=1)]
     still_open = book[book["exit_time"].isna()]
     return Account(
         state=state,
         pending_usd=pending_risk_usd(accepted, outcomes),
+        pending_margin_usd=_margin(waiting, chosen),
         accepted_times=[stamp.to_pydatetime() for stamp in recent["as_of"]],
         open_sides={
             symbol: f"{len(rows)} open: {', '.join(rows['side'])}" for symbol, rows in still_open.groupby("symbol")
         },
+        open_risks=tuple(
+            OpenRisk(row["symbol"], row["side"], row["risk_usd"])
+            for row in accepted[~accepted["signal_id"].isin(over)].to_dict("records")
+        ),
     )
 
 
 def rule_set(settings: Settings, as_of: datetime) -> RuleSet:
-    """The rules of the account on the day of `as_of`."""
-    return rules(settings.ftmo_rules, on=as_of.date())
+    """The rules of the account on the day of `as_of`, with the settings' own figures of single products on top."""
+    chosen = rules(settings.ftmo_rules, on=as_of.date(), file=settings.ftmo_rules_file)
+    return chosen.with_own(settings.commission, settings.leverage, settings.contract_size)
+
+
+def products(settings: Settings, rules: RuleSet, symbols: Iterable[str]) -> dict[str, Product]:
+    """How each of `symbols` is traded on the account."""
+    return {
+        symbol: Product(
+            fee_rate=rules.commission_of(symbol),
+            leverage=rules.leverage_of(symbol),
+            contract_size=rules.contract_sizes.get(symbol),
+            quantity_increment=settings.quantity_increment.get(symbol, 1e-8),
+        )
+        for symbol in symbols
+    }
+
+
+def _margin(waiting: pd.DataFrame, rules: RuleSet) -> float:
+    """What accepted signals that wait for their fill will tie up; rows of schema 3 do not tell, and tie up nothing."""
+    leverage = waiting["symbol"].map(rules.leverage_of).astype("float64")
+    return float((waiting["notional_usd"].fillna(0.0) / leverage).sum())
+
+
+def _reading(reader: Any, source: str, as_of: datetime) -> Balance | None:
+    """The newest reading of the real account that was known at `as_of`."""
+    rows = reader.rows(_READING, (source, as_of, as_of))
+    if not rows:
+        return None
+    row = rows[0]
+    return Balance(row["at"], row["balance_usd"], row["day_start_usd"], row["equity_usd"])
+
+
+def _gated_before(reader: Any, source: str, as_of: datetime) -> datetime | None:
+    return _instant(reader.rows(_GATED_BEFORE, (source, as_of))[0]["at"])
+
+
+def _instant(value: Any) -> datetime | None:
+    return None if value is None or pd.isna(value) else pd.Timestamp(value).tz_convert("UTC").to_pydatetime()
 
 
 def _as_known(settings: Settings, reader: Any, outcomes: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
@@ -115,15 +192,15 @@ def _as_known(settings: Settings, reader: Any, outcomes: pd.DataFrame, as_of: da
     return pd.concat([outcomes[closed], followed], ignore_index=True)
 
 
-def _candles(reader: Any, book: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
-    """Candles of the positions' symbols from the first entry on: breaches are seen only in minutes that are given."""
-    columns = ("symbol", "open_time", "high", "low", "close")
+def _candles(
+    reader: Any, book: pd.DataFrame, as_of: datetime, gated_before: datetime | None, reading: Balance | None
+) -> pd.DataFrame:
+    """Candles of the positions' symbols; breaches are seen only in minutes that are given."""
     if book.empty:
-        return reader.read("candles", start=as_of, end=as_of, columns=columns)
-    return reader.read(
-        "candles",
-        start=book["entry_time"].min().to_pydatetime(),
-        end=as_of,
-        symbols=tuple(book["symbol"].unique()),
-        columns=columns,
-    )
+        return reader.query(_CANDLES, (as_of, as_of, as_of, as_of, []))
+    start = book["entry_time"].min().to_pydatetime()
+    if gated_before is not None:
+        start = max(start, day_bounds(gated_before)[0])
+    known_by = reading.at if reading is not None else start
+    symbols = book["symbol"].unique().tolist()
+    return reader.query(_CANDLES, (as_of, start, known_by - _BEFORE_READING, known_by, symbols))

@@ -88,6 +88,11 @@ class ScanContext:
     def is_demo(self) -> bool:
         return self.settings.mode == "demo"
 
+    @property
+    def alert_marks(self) -> dict[str, Any]:
+        """What every alert says of where it comes from: demo, and the gates that do not block."""
+        return {"demo": self.is_demo, "gates_off": self.settings.gates_off}
+
     def marked(self, table: str, frame: pd.DataFrame) -> pd.DataFrame:
         """`frame` with this scan's provenance, in the table's column order and types."""
         return conform(table, frame, self.provenance)

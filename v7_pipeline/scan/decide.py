@@ -13,11 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from v7_pipeline.analyst.base import Decision, MarketContext, Question
+from v7_pipeline.analyst.base import ASKS_NOBODY, Decision, MarketContext, Question
 from v7_pipeline.gates.evaluate import GateContext, GateLimits, before_call, why_not
 from v7_pipeline.gates.reasons import NO_READING
 from v7_pipeline.scan.account import Account, read_account, rule_set
 from v7_pipeline.scan.context import ScanContext, StepResult, Write, persist
+from v7_pipeline.scan.exposure import correlations
 from v7_pipeline.scan.market_context import context_of, fetch_context, stored_context
 from v7_pipeline.store import signal_id
 from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES, theory_columns
@@ -36,6 +37,7 @@ SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)) FILTER (reserved_at >= ?),
        coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) AS month
 FROM llm_calls WHERE reserved_at >= ? AND reserved_at < ? AND as_of < ?
 """
+_CALLS_MADE = "SELECT count(*) AS n FROM llm_calls WHERE analyst = ? AND as_of > ? AND as_of < ?"
 _PRICES = """
 SELECT symbol, open_time, open, high, low, close FROM candles WHERE open_time < ? AND open_time >= ?
 ORDER BY symbol, open_time
@@ -139,7 +141,7 @@ def _gate_context(
 ) -> GateContext:
     """Everything the gates look at, as it stood when the scan began."""
     s = ctx.settings
-    worst = ctx.analyst.worst_case_usd
+    worst, who = ctx.analyst.worst_case_usd, ctx.analyst.name
     free = worst == 0.0
     return GateContext(
         limits=GateLimits.of(s, rule_set(s, ctx.as_of), fee_rate=fee_preset(s.fees).rate_per_side),
@@ -151,7 +153,18 @@ def _gate_context(
         month_room_usd=math.inf if free else s.monthly_budget_usd - spent["month"],
         call_worst_case_usd=worst,
         volatility={symbol: reading[f"volatility_{HEADLINE_WINDOW}"] for symbol, reading in readings.items()},
+        pending_margin_usd=account.pending_margin_usd,
+        calls_made=None if who in ASKS_NOBODY else calls_made(reader, who, ctx.as_of),
+        open_risks=account.open_risks,
+        correlations=correlations(reader, ctx.as_of, (*ctx.symbols, *(one.symbol for one in account.open_risks))),
+        off=frozenset(s.gates_off),
     )
+
+
+def calls_made(reader: Any, analyst: str, as_of: datetime) -> int:
+    """Attempts of earlier scans to reach `analyst` in the sixty minutes before `as_of`."""
+    rows = reader.rows(_CALLS_MADE, (analyst, as_of - timedelta(hours=1), as_of))
+    return int(rows[0]["n"])
 
 
 def spent_today(reader: Any, as_of: datetime) -> dict[str, float]:

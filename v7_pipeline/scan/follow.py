@@ -81,7 +81,7 @@ def _learnt(ctx: ScanContext, reader: Any, closed: pd.DataFrame) -> list[Write]:
         Write("theory_performance", ctx.marked_rows("theory_performance", performance), "upsert"),
     ]
     if not ctx.is_late:
-        alerts = alerts_for_scan(NO_SIGNALS, closed, {}, as_of=ctx.as_of, demo=ctx.is_demo)
+        alerts = alerts_for_scan(NO_SIGNALS, closed, {}, as_of=ctx.as_of, **ctx.alert_marks)
         if len(alerts):
             writes.append(Write("alerts", ctx.marked_rows("alerts", alerts), "new"))
     return writes

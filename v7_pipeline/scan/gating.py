@@ -6,6 +6,7 @@ Positions are sized here because gates and trades do not know one another; the r
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pandas as pd
@@ -13,14 +14,15 @@ import pandas as pd
 from v7_pipeline.alerts.outbox import alerts_for_regimes, alerts_for_rest, alerts_for_scan
 from v7_pipeline.analyst.base import ANALYST_RESTING
 from v7_pipeline.gates.evaluate import gate_signals
-from v7_pipeline.scan.account import Account
+from v7_pipeline.scan.account import Account, products, rule_set
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
 from v7_pipeline.scan.decide import gate_inputs, newest_readings, rotation
 from v7_pipeline.store.schema import TABLES
-from v7_pipeline.trades import fee_preset, size_signals
+from v7_pipeline.trades import size_signals
 
 __all__ = ["gate", "gate_stored"]
 
+_SPREADS = "SELECT symbol, best_ask - best_bid AS spread FROM market_context WHERE as_of = ?"
 _DONE = "SELECT signal_id FROM gated_signals WHERE as_of = ?"
 # A change that a comparison or a late scan met is told by the next scan; written twice it is one alert.
 _CHANGES = "SELECT * FROM model_regimes WHERE previous_regime IS NOT NULL AND started_at >= ? ORDER BY started_at"
@@ -43,6 +45,8 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
         done = [row["signal_id"] for row in reader.rows(_DONE, (ctx.as_of,))]
         readings = {} if "gate_inputs" in ctx.memo else newest_readings(ctx, reader)
         account, _, context = gate_inputs(ctx, reader, readings)
+        # Known since the analyst was asked, so not when the scan began.
+        spreads = {row["symbol"]: row["spread"] for row in reader.rows(_SPREADS, (ctx.as_of,))}
         failures = reader.rows("SELECT failures FROM scans WHERE as_of = ?", (ctx.as_of,))
         changes = reader.rows(_CHANGES, (ctx.as_of - _CHANGES_SINCE,))
     notes = {"account": account.figures()}
@@ -51,7 +55,11 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
         return StepResult(notes=notes)
     todo = _with_delay(ctx, todo)
     gated = gate_signals(
-        todo, as_of=ctx.as_of, context=context, sized=_sized(ctx, todo, account), rotation=rotation(ctx.as_of)
+        todo,
+        as_of=ctx.as_of,
+        context=replace(context, spreads=spreads),
+        sized=_sized(ctx, todo, account),
+        rotation=rotation(ctx.as_of),
     )
     writes = [Write("gated_signals", ctx.marked_rows("gated_signals", gated), "new")]
     if not ctx.is_late:
@@ -60,8 +68,8 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
             gated.drop(columns=["as_of", "symbol", "strategy", "side"]), on="signal_id"
         )
         for alerts in (
-            alerts_for_scan(joined, NO_CLOSED, failed, as_of=ctx.as_of, demo=ctx.is_demo),
-            alerts_for_regimes(changes, demo=ctx.is_demo),
+            alerts_for_scan(joined, NO_CLOSED, failed, as_of=ctx.as_of, **ctx.alert_marks),
+            alerts_for_regimes(changes, **ctx.alert_marks),
             *_rest(ctx, todo),
         ):
             if len(alerts):
@@ -76,7 +84,7 @@ def _rest(ctx: ScanContext, decisions: pd.DataFrame) -> list[pd.DataFrame]:
     if not ((decisions["status_reason"] == ANALYST_RESTING) | stands_in).any():
         return []
     newest = ctx.store.rows(_NEWEST_ERROR, (who,))
-    return [alerts_for_rest(who, row["error"], as_of=ctx.as_of, demo=ctx.is_demo) for row in newest]
+    return [alerts_for_rest(who, row["error"], as_of=ctx.as_of, **ctx.alert_marks) for row in newest]
 
 
 def _with_delay(ctx: ScanContext, decisions: pd.DataFrame) -> pd.DataFrame:
@@ -92,8 +100,7 @@ def _sized(ctx: ScanContext, decisions: pd.DataFrame, account: Account) -> pd.Da
     return size_signals(
         decisions,
         risk_usd=s.risk_per_trade * s.account_initial_usd,
-        fee_rate=fee_preset(s.fees).rate_per_side,
         slippage=s.slippage,
-        equity=account.state.equity,
-        leverage=s.leverage,
+        free_margin_usd=account.free_margin_usd,
+        products=products(s, rule_set(s, ctx.as_of), decisions["symbol"].unique()),
     )

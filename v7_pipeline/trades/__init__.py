@@ -8,13 +8,15 @@ from __future__ import annotations
 from v7_pipeline.trades.barriers import OUTCOME_COLUMNS, can_be_followed, follow
 from v7_pipeline.trades.fees import FEE_PRESETS, FeePreset, fee_preset
 from v7_pipeline.trades.paper import POSITION_COLUMNS, pending_risk_usd, positions
-from v7_pipeline.trades.sizing import Sized, size, size_signals
+from v7_pipeline.trades.sizing import SIZE_COLUMNS, Product, Sized, size, size_signals
 
 __all__ = [
     "FEE_PRESETS",
     "OUTCOME_COLUMNS",
     "POSITION_COLUMNS",
+    "SIZE_COLUMNS",
     "FeePreset",
+    "Product",
     "Sized",
     "can_be_followed",
     "fee_preset",

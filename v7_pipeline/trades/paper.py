@@ -5,6 +5,8 @@ Derived from facts at every call; nothing is remembered here. Limits and gates a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 
 from v7_pipeline.trades.fees import fee_preset
@@ -19,11 +21,14 @@ POSITION_COLUMNS = (
 )  # fmt: skip
 
 
-def positions(outcomes: pd.DataFrame, signals: pd.DataFrame, *, slippage: float) -> pd.DataFrame:
+def positions(
+    outcomes: pd.DataFrame, signals: pd.DataFrame, *, slippage: float, rate_of: Callable[[str], float] | None = None
+) -> pd.DataFrame:
     """The entered positions among `outcomes` (one kind, quantity present), with their stops from `signals`.
 
-    Fees are those of the outcome's own preset, by side, in USD; the exit's is missing while open. worst_case_usd is the
-    loss from the *filled* entry to the stop with fees and slippage. ValueError where a quantity or a signal is missing.
+    Fees, in USD by side, are at `rate_of` the symbol (an account's own commission, whatever the outcome was judged by),
+    or at the outcome's own preset where it is not given; the exit's is missing while open. worst_case_usd is the loss
+    from the *filled* entry to the stop with fees and slippage. ValueError where a quantity or a signal is missing.
     """
     require(outcomes, ("signal_id", "kind", "symbol", "side", "quantity", "entry_price", "entry_time"), "outcomes")
     require(outcomes, ("exit_price", "exit_time", "fee_preset"), "outcomes")
@@ -38,7 +43,10 @@ def positions(outcomes: pd.DataFrame, signals: pd.DataFrame, *, slippage: float)
     if unknown:
         raise ValueError(f"no signal for the outcome(s) {', '.join(unknown[:3])}; pass the signals they came from")
     book = entered.assign(stop_price=entered["signal_id"].map(stops).astype("float64")).reset_index(drop=True)
-    rate = book["fee_preset"].map(lambda name: fee_preset(name).rate_per_side).astype("float64")
+    if rate_of is None:
+        rate = book["fee_preset"].map(lambda name: fee_preset(name).rate_per_side).astype("float64")
+    else:
+        rate = book["symbol"].map(rate_of).astype("float64")
     entry_fee = rate * book["quantity"] * book["entry_price"]
     loss = loss_at_stop(
         directions(book["side"]), book["entry_price"], book["stop_price"], fee_rate=rate, slippage=slippage

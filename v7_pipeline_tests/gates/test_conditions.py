@@ -101,6 +101,22 @@ def test_no_halts_pass_and_unknown_kinds_raise() -> None:
         gate.halt(_halts(kind="holiday"), NOW)
 
 
+def test_a_halt_for_the_budget_stops_paid_calls_only() -> None:
+    used_up = _halts(kind="budget", until=NOW + MINUTE)
+    assert gate.halt(used_up, NOW).reason_code == "HALT_BUDGET"
+    assert gate.halt(used_up, NOW, paid=False).passed is True
+
+
+# --- calls -------------------------------------------------------------------------------------------
+
+
+def test_lesson_03_calls_have_a_limit_of_their_own() -> None:
+    assert gate.calls(179, 180).passed is True
+    assert gate.calls(180, 180).reason_code == "CALL_LIMIT"
+    assert gate.calls(178, 180, made_here=1).passed is True
+    assert gate.calls(178, 180, made_here=2).inputs == {"calls_in_the_last_hour": 180, "max_per_hour": 180}
+
+
 # --- budget ------------------------------------------------------------------------------------------
 
 
@@ -171,6 +187,13 @@ def test_lesson_16_a_market_that_is_beyond_the_stop_already_refuses() -> None:
     assert "PLAN_TARGET_SIDE" in plan("SELL", 100.0, 101.0, 99.8, market_price=99.7).reason_codes
 
 
+@pytest.mark.parametrize(("spread", "code"), [(0.33, None), (0.34, "PLAN_STOP_SPREAD"), (None, None), (math.nan, None)])
+def test_a_stop_lies_some_spreads_away_where_the_spread_is_known(spread: float | None, code: str | None) -> None:
+    answer = plan(spread=spread, min_stop_spreads=3.0)
+    assert answer.reason_code == code
+    assert (answer.inputs["spread"] is None) is (spread is None or math.isnan(spread))
+
+
 def test_what_is_not_known_refuses() -> None:
     assert plan(market_price=None).reason_code == "PLAN_NO_MARKET"
     assert plan(volatility=None).reason_code == "PLAN_NO_VOLATILITY"
@@ -226,6 +249,17 @@ def test_confidence_has_tiers_and_a_floor(value: float, tier: str | None, passed
     assert answer.reason_code == (None if passed else "CONFIDENCE_LOW")
 
 
+@pytest.mark.parametrize(("learnt", "threshold"), [(None, 0.55), (0.3, 0.55), (0.55, 0.55), (0.8, 0.8)])
+def test_lesson_29_what_was_learnt_raises_the_threshold_and_never_lowers_it(
+    learnt: float | None, threshold: float
+) -> None:
+    answer = gate.confidence(threshold, 0.55, learnt=learnt)
+    assert answer.passed is True and answer.inputs["threshold"] == threshold
+    assert gate.confidence(threshold - 1e-9, 0.55, learnt=learnt).reason_code == "CONFIDENCE_LOW"
+    with pytest.raises(ValueError, match="learnt confidence threshold"):
+        gate.confidence(0.7, 0.55, learnt=75.0)
+
+
 @pytest.mark.parametrize("value", [None, math.nan, -0.05, 1.01, 65.0])
 def test_lesson_16_a_confidence_outside_its_range_raises(value: float | None) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
@@ -269,6 +303,21 @@ def test_the_open_and_the_pending_worst_cases_take_their_room() -> None:
     assert gate.ftmo(account, 3_001.0, pending_usd=500.0, **FTMO).reason_code == "FTMO_DAILY_ROOM"
 
 
+def test_the_margin_of_everything_stays_within_the_equity() -> None:
+    assert gate.ftmo(_account(), 100.0, margin_usd=100_000.0, **FTMO).passed is True
+    assert gate.ftmo(_account(), 100.0, margin_usd=100_000.01, **FTMO).reason_code == "FTMO_MARGIN"
+    assert gate.ftmo(_account(), 100.0, margin_usd=1.0, pending_margin_usd=1e5, **FTMO).reason_code == "FTMO_MARGIN"
+    held = position(NOW - MINUTE, quantity=3.3, entry=20_000.0, worst=0.0)  # 66,000 at 3.3: a margin of 20,000
+    account = _account(held, candles=flat(20_000.0, NOW - MINUTE))
+    assert gate.ftmo(account, 100.0, margin_usd=80_000.0, **FTMO).passed is True
+    assert gate.ftmo(account, 100.0, margin_usd=80_001.0, **FTMO).reason_code == "FTMO_MARGIN"
+
+
+def test_a_position_in_a_symbol_that_nobody_prices_fails_closed() -> None:
+    held = position(NOW - 2 * MINUTE, entry=100.0, symbol="WHAT-USD")
+    assert gate.ftmo(_account(held, candles=flat(100.0, NOW - MINUTE)), 100.0, **FTMO).reason_code == "FTMO_NO_PRICES"
+
+
 def test_the_binding_limit_is_named() -> None:
     lost = [closed(-4_000, NOW - timedelta(days=d)) for d in (3, 2)]
     assert gate.ftmo(_account(*lost), 1_600.0, **FTMO).reason_code == "FTMO_TOTAL_ROOM"
@@ -302,7 +351,64 @@ def test_lesson_24_an_account_of_the_future_raises() -> None:
         gate.ftmo(state(book(), NOW + MINUTE), 100.0, **FTMO)
 
 
+# --- exposure ------------------------------------------------------------------------------------------------
+
+BTC_LONG = gate.OpenRisk("BTC-USD", "BUY", 500.0)
+ALIKE = {("BTC-USD", "ETH-USD"): 0.8, ("BTC-USD", "SOL-USD"): 0.6, ("ETH-USD", "SOL-USD"): 0.6}
+
+
+def exposure(symbol: str, side: str | None, *open_: gate.OpenRisk, risk: float | None = 500.0, **changes: Any) -> Any:
+    given = {"correlations": ALIKE, "max_correlated_usd": 1_000.0, **changes}
+    return gate.exposure(symbol, side, risk, open_, **given)
+
+
+def test_one_open_signal_for_each_symbol_and_side() -> None:
+    assert exposure("BTC-USD", "BUY", BTC_LONG).reason_code == "EXPOSURE_OPEN"
+    assert exposure("BTC-USD", "SELL", BTC_LONG).passed is True
+    assert exposure("ETH-USD", "BUY", BTC_LONG).passed is True
+
+
+def test_before_the_decision_a_symbol_is_shut_only_when_both_sides_are_open() -> None:
+    short = gate.OpenRisk("BTC-USD", "SELL", 500.0)
+    assert exposure("BTC-USD", None, BTC_LONG, risk=None).passed is True
+    assert exposure("BTC-USD", None, BTC_LONG, short, risk=None).reason_code == "EXPOSURE_OPEN"
+
+
+def test_correlated_risk_is_the_sum_of_what_moves_alike_and_the_root_of_squares_of_what_does_not() -> None:
+    longs = [BTC_LONG, gate.OpenRisk("ETH-USD", "BUY", 500.0)]
+    pair = ("BTC-USD", "ETH-USD")
+    for rho, by_hand in [(1.0, 1_000.0), (0.0, math.sqrt(2) * 500.0), (-1.0, 0.0), (0.8, math.sqrt(900_000.0))]:
+        assert gate.correlated_risk(longs, {pair: rho}) == pytest.approx(by_hand, abs=1e-9)
+    assert gate.correlated_risk(longs, {}) == 1_000.0  # what is not known moves alike
+    hedged = [BTC_LONG, gate.OpenRisk("ETH-USD", "SELL", 500.0)]
+    assert gate.correlated_risk(hedged, {pair: 1.0}) == 0.0
+    assert gate.correlated_risk(hedged, {}) == 1_000.0
+    assert gate.correlated_risk([], {}) == 0.0
+    with pytest.raises(ValueError, match="must be a number"):
+        gate.correlated_risk([gate.OpenRisk("BTC-USD", "BUY", math.nan)], {})
+
+
+def test_too_much_risk_on_one_move_is_refused_and_a_hedge_is_not() -> None:
+    eth_long = gate.OpenRisk("ETH-USD", "BUY", 500.0)
+    answer = exposure("SOL-USD", "BUY", BTC_LONG, eth_long)
+    assert answer.reason_code == "EXPOSURE_CORRELATED"
+    assert answer.inputs["correlated_risk_usd"] == pytest.approx(500 * math.sqrt(3 + 2 * (0.8 + 0.6 + 0.6)))
+    assert exposure("SOL-USD", "SELL", BTC_LONG, eth_long).passed is True
+    over = [gate.OpenRisk("BTC-USD", "BUY", 1_500.0)]  # above the cap already: only what lowers it may come
+    assert exposure("ETH-USD", "SELL", *over).passed is True
+    assert exposure("ETH-USD", "BUY", *over).reason_code == "EXPOSURE_CORRELATED"
+
+
 # --- results ----------------------------------------------------------------------------------------------------
+
+
+def test_the_settings_name_the_gates_that_there_are() -> None:
+    from typing import get_args
+
+    from v7_pipeline.gates import GATES
+    from v7_pipeline.settings import GateName
+
+    assert get_args(GateName) == GATES
 
 
 def test_every_reason_code_is_explained_and_inputs_are_json() -> None:

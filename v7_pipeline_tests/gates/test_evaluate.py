@@ -20,6 +20,7 @@ from v7_pipeline.gates import (
     AccountState,
     GateContext,
     GateLimits,
+    OpenRisk,
     before_call,
     gate_signals,
     rotated,
@@ -28,15 +29,15 @@ from v7_pipeline.gates import (
 )
 from v7_pipeline.settings import load_settings
 from v7_pipeline.store.schema import table
-from v7_pipeline.trades import follow, positions, size_signals
+from v7_pipeline.trades import SIZE_COLUMNS, Product, follow, positions, size_signals
 from v7_pipeline_tests.gates.builders import MINUTE, at, book, closed, state, walk
 
 NOW = at("2026-11-16T12:02Z")
 SYMBOLS = ("BTC-USD", "ETH-USD", "SOL-USD")
 LIMITS = GateLimits(
-    max_price_age_s=180.0, max_decision_delay_s=120.0, max_signals_per_hour=6, min_confidence=0.55,
-    min_reward_risk=1.5, max_entry_distance=0.005, min_stop_volatilities=1.0, fee_rate=0.000325, slippage=0.0001,
-    ftmo_buffer_usd=500.0, max_equity_age_s=180.0,
+    max_price_age_s=180.0, max_decision_delay_s=120.0, max_signals_per_hour=6, max_calls_per_hour=180,
+    min_confidence=0.55, min_reward_risk=1.5, max_entry_distance=0.005, min_stop_volatilities=1.0, min_stop_spreads=3.0,
+    fee_rate=0.000325, slippage=0.0001, ftmo_buffer_usd=500.0, max_equity_age_s=180.0, max_correlated_usd=1e9,
 )  # fmt: skip
 NO_HALTS = pd.DataFrame(columns=["halt_id", "kind", "started_at", "until", "lifted_at"])
 HALTED = pd.DataFrame([{"halt_id": "h", "kind": "manual", "started_at": NOW, "until": None, "lifted_at": None}])
@@ -64,11 +65,17 @@ def decision(
     return {**row, **changes}
 
 
+def sizes(signals: pd.DataFrame, **figures: Any) -> pd.DataFrame:
+    """Sizes of `signals` that are all alike and tie up no margin."""
+    given = {"quantity": 1.0, "risk_usd": 1.0, "notional_usd": 100.0, "margin_usd": 0.0, "lots": 1.0, "capped_by": None}
+    return pd.DataFrame({"signal_id": signals["signal_id"]}).assign(**{**given, **figures})
+
+
 def gated(
     *rows: dict[str, Any], with_: GateContext | None = None, risk: float = 500.0, rotation: int = 0, now: datetime = NOW
 ) -> pd.DataFrame:
     signals = pd.DataFrame(list(rows))
-    sized = pd.DataFrame({"signal_id": signals["signal_id"], "quantity": 400.0, "risk_usd": risk})
+    sized = sizes(signals, quantity=400.0, risk_usd=risk)
     return gate_signals(signals, as_of=now, context=with_ or context(now=now), sized=sized, rotation=rotation)
 
 
@@ -98,7 +105,7 @@ def test_the_frame_has_the_tables_columns_and_the_decisions_order() -> None:
     assert frame[required].notna().all().all()
     empty = gate_signals(
         pd.DataFrame(columns=list(decision())), as_of=NOW, context=context(),
-        sized=pd.DataFrame(columns=["signal_id", "quantity", "risk_usd"]), rotation=0,
+        sized=pd.DataFrame(columns=list(SIZE_COLUMNS)), rotation=0,
     )  # fmt: skip
     assert empty.empty and tuple(empty.columns) == GATED_COLUMNS
 
@@ -107,12 +114,13 @@ def test_a_rejected_signal_names_every_reason() -> None:
     bad = decision(stop_price=101.0, confidence=0.3, features_as_of=NOW - timedelta(minutes=10))
     full = context(
         halts=HALTED, accepted_times=[NOW - MINUTE] * 6, account=state(book(closed(-4_900, NOW - MINUTE)), NOW),
-        day_room_usd=0.0,
+        day_room_usd=0.0, calls_made=180, open_risks=[OpenRisk("BTC-USD", "BUY", 500.0)],
     )  # fmt: skip
     row = only(bad, with_=full)
     assert not row["accepted"] and not any(row[OK_COLUMNS])
     assert row["reason_codes"].split(",") == [
-        "PRICE_STALE", "HALT_MANUAL", "BUDGET_DAY", "PLAN_STOP_SIDE", "CONFIDENCE_LOW", "RATE_LIMIT", "FTMO_DAILY_ROOM",
+        "PRICE_STALE", "HALT_MANUAL", "BUDGET_DAY", "CALL_LIMIT", "PLAN_STOP_SIDE", "CONFIDENCE_LOW", "RATE_LIMIT",
+        "FTMO_DAILY_ROOM", "EXPOSURE_OPEN",
     ]  # fmt: skip
 
 
@@ -162,7 +170,7 @@ def test_lesson_02_a_mistake_raises_and_never_becomes_a_hold(changes: dict[str, 
 
 def test_lesson_02_missing_columns_and_repeated_signals_raise() -> None:
     signals = pd.DataFrame([decision()])
-    sized = pd.DataFrame({"signal_id": signals["signal_id"], "quantity": 1.0, "risk_usd": 1.0})
+    sized = sizes(signals)
     call = {"as_of": NOW, "context": context(), "rotation": 0}
     with pytest.raises(ValueError, match="stop_price"):
         gate_signals(signals.drop(columns="stop_price"), sized=sized, **call)
@@ -174,10 +182,10 @@ def test_lesson_02_missing_columns_and_repeated_signals_raise() -> None:
 
 def test_without_a_size_a_signal_is_refused() -> None:
     signals = pd.DataFrame([decision()])
-    none = pd.DataFrame(columns=["signal_id", "quantity", "risk_usd"])
+    none = pd.DataFrame(columns=list(SIZE_COLUMNS))
     row = gate_signals(signals, as_of=NOW, context=context(), sized=none, rotation=0).iloc[0]
-    assert row["reason_codes"] == "FTMO_RISK_UNKNOWN" and row[["quantity", "risk_usd"]].isna().all()
-    zero = pd.DataFrame({"signal_id": signals["signal_id"], "quantity": 0.0, "risk_usd": 0.0})
+    assert row["reason_codes"] == "FTMO_RISK_UNKNOWN,FTMO_NO_SIZE" and row[["quantity", "risk_usd"]].isna().all()
+    zero = sizes(signals, quantity=0.0, risk_usd=0.0)
     row = gate_signals(signals, as_of=NOW, context=context(), sized=zero, rotation=0).iloc[0]
     assert row["reason_codes"] == "FTMO_NO_SIZE" and not row["ftmo_ok"]
 
@@ -244,6 +252,24 @@ def test_lesson_03_a_limit_smaller_than_the_symbols_is_shared_fairly_for_days(li
     assert max(accepted.values()) - min(accepted.values()) <= 0.1 * sum(accepted.values()) / 3 + 2
 
 
+def test_what_this_scan_accepts_counts_as_open_for_the_rest_of_it() -> None:
+    rows = [decision(s) for s in SYMBOLS]
+    alike = {("BTC-USD", "ETH-USD"): 1.0, ("BTC-USD", "SOL-USD"): 1.0, ("ETH-USD", "SOL-USD"): 1.0}
+    tight = context(correlations=alike, limits={"max_correlated_usd": 1_000.0})
+    for rotation in range(3):
+        frame = gated(*rows, with_=tight, rotation=rotation).set_index("symbol")
+        last = rotated(SYMBOLS, rotation)[-1]
+        assert frame.loc[frame["accepted"]].index.tolist() == [s for s in SYMBOLS if s != last]
+        assert frame.loc[last, "reason_codes"] == "EXPOSURE_CORRELATED"
+    twice = [decision(), decision(signal_id="ensemble-BTC-USD-x", strategy="ensemble")]
+    assert gated(*twice)["reason_codes"].tolist() == ["", "EXPOSURE_OPEN"]
+
+
+def test_what_was_learnt_raises_the_threshold_of_a_scan() -> None:
+    assert only(decision(confidence=0.7), with_=context(learnt_confidence=0.71))["reason_codes"] == "CONFIDENCE_LOW"
+    assert only(decision(confidence=0.7), with_=context(learnt_confidence=0.2))["accepted"]
+
+
 # --- switched off, blocked, done again -------------------------------------------------------------------
 
 
@@ -257,6 +283,8 @@ def test_lesson_03_a_limit_smaller_than_the_symbols_is_shared_fairly_for_days(li
         ("confidence", {"confidence": 0.2}, {}),
         ("rate", {}, {"accepted_times": [NOW - MINUTE] * 9}),
         ("ftmo", {}, {"account": None}),
+        ("calls", {}, {"calls_made": 180}),
+        ("exposure", {}, {"open_risks": [OpenRisk("BTC-USD", "BUY", 1.0)]}),
     ],
 )
 def test_lesson_25_a_gate_that_is_off_still_answers_and_says_so_on_the_signal(
@@ -269,6 +297,14 @@ def test_lesson_25_a_gate_that_is_off_still_answers_and_says_so_on_the_signal(
     assert json.loads(off["gate_inputs"])[gate]["reasons"]
 
 
+def test_no_gate_that_is_off_makes_a_trade_without_a_size() -> None:
+    everything = frozenset(GATES)
+    signals = pd.DataFrame([decision()])
+    for sized in (pd.DataFrame(columns=list(SIZE_COLUMNS)), sizes(signals, quantity=0.0, risk_usd=0.0)):
+        row = gate_signals(signals, as_of=NOW, context=context(off=everything), sized=sized, rotation=0).iloc[0]
+        assert not row["accepted"] and row["reason_codes"] == "FTMO_NO_SIZE"
+
+
 def test_lesson_25_only_real_gates_can_be_switched_off() -> None:
     with pytest.raises(ValueError, match="no gate is called everything"):
         context(off=frozenset({"everything"}))
@@ -277,7 +313,7 @@ def test_lesson_25_only_real_gates_can_be_switched_off() -> None:
 def test_lesson_17_a_block_leaves_the_decision_untouched() -> None:
     signals = pd.DataFrame([decision(confidence=0.1, reasoning="because")])
     before = signals.copy(deep=True)
-    sized = pd.DataFrame({"signal_id": signals["signal_id"], "quantity": 1.0, "risk_usd": 1.0})
+    sized = sizes(signals)
     row = gate_signals(signals, as_of=NOW, context=context(), sized=sized, rotation=0).iloc[0]
     pd.testing.assert_frame_equal(signals, before)
     assert row["side"] == "BUY" and not row["accepted"] and row["reason_codes"] == "CONFIDENCE_LOW"
@@ -372,7 +408,10 @@ def test_accepted_trades_never_take_the_account_through_a_limit_while_stops_hold
                 )
             )  # fmt: skip
         signals = pd.DataFrame(rows)
-        sized = size_signals(signals, risk_usd=risk, fee_rate=0.000325, slippage=1e-4, equity=1e9, leverage=1e3)
+        product = Product(fee_rate=0.000325, leverage=1e3)
+        sized = size_signals(
+            signals, risk_usd=risk, slippage=1e-4, free_margin_usd=1e9, products=dict.fromkeys(SYMBOLS, product)
+        )
         context_ = context(
             now=now,
             account=account,
@@ -386,3 +425,24 @@ def test_accepted_trades_never_take_the_account_through_a_limit_while_stops_hold
     final = _account_of(pd.concat(ledger), candles, start + 600 * MINUTE)
     assert final.first_breach_at is None
     assert final.worst_equity_today >= final.floor
+
+
+# --- calls ---------------------------------------------------------------------------------------------------
+
+
+def test_lesson_03_a_call_limit_smaller_than_the_symbols_is_shared_fairly() -> None:
+    asked: Counter[str] = Counter()
+    for scan in range(300):
+        answers = before_call(
+            SYMBOLS, as_of=NOW, features_as_of=dict.fromkeys(SYMBOLS, NOW - MINUTE), rotation=scan,
+            context=context(calls_made=178),
+        )  # fmt: skip
+        refused = {s: why_not(answer, context()) for s, answer in answers.items()}
+        assert sorted(code for code in refused.values() if code) == ["CALL_LIMIT"]
+        asked.update(s for s, code in refused.items() if code is None)
+    assert sum(asked.values()) == 600 and max(asked.values()) - min(asked.values()) <= 6
+
+
+def test_an_analyst_that_asks_nobody_has_no_call_limit() -> None:
+    row = only(decision(), with_=context(calls_made=None, limits={"max_calls_per_hour": 0}))
+    assert row["accepted"] and row["calls_ok"]

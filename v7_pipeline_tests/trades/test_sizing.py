@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from v7_pipeline.trades import fee_preset, size, size_signals
+from v7_pipeline.trades import Product, fee_preset, size, size_signals
 
-COSTS = {"fee_rate": 0.000325, "slippage": 0.0001}
-ACCOUNT = {"equity": 100_000.0, "leverage": 3.3}
+PRODUCT = Product(fee_rate=0.000325, leverage=3.3)
+FREE = Product(fee_rate=0.0, leverage=3.3)
+COSTS = {"product": PRODUCT, "slippage": 0.0001}
+ACCOUNT = {"free_margin_usd": 100_000.0}
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,7 @@ def test_an_unknown_fee_preset_lists_the_known_ones() -> None:
 
 
 def test_without_costs_the_size_is_risk_over_stop_distance() -> None:
-    sized = size("BUY", 100.0, 98.0, risk_usd=500.0, fee_rate=0.0, slippage=0.0, **ACCOUNT)
+    sized = size("BUY", 100.0, 98.0, risk_usd=500.0, product=FREE, slippage=0.0, **ACCOUNT)
     assert sized.quantity == 250.0
     assert sized.risk_usd == 500.0
     assert sized.capped_by is None
@@ -46,18 +49,20 @@ def test_costs_make_the_position_smaller_and_the_worst_case_counts_them() -> Non
 
 
 def test_leverage_caps_the_notional_and_says_so() -> None:
-    sized = size("SELL", 100.0, 100.01, risk_usd=500.0, fee_rate=0.0, slippage=0.0, **ACCOUNT)
+    sized = size("SELL", 100.0, 100.01, risk_usd=500.0, product=FREE, slippage=0.0, **ACCOUNT)
     assert sized.capped_by == "leverage"
     assert sized.quantity * 100.0 == pytest.approx(330_000.0)
     assert sized.risk_usd < 500.0
 
 
 def test_an_account_without_equity_gets_no_position() -> None:
-    assert size("BUY", 100.0, 98.0, risk_usd=500.0, **COSTS, equity=-5.0, leverage=3.3).quantity == 0.0
+    assert size("BUY", 100.0, 98.0, risk_usd=500.0, **COSTS, free_margin_usd=-5.0).quantity == 0.0
 
 
 def test_rounding_down_counts_in_decimals() -> None:
-    sized = size("BUY", 100.0, 90.0, risk_usd=3.0, fee_rate=0.0, slippage=0.0, **ACCOUNT, quantity_increment=0.1)
+    sized = size(
+        "BUY", 100.0, 90.0, risk_usd=3.0, product=replace(FREE, quantity_increment=0.1), slippage=0.0, **ACCOUNT
+    )
     assert sized.quantity == 0.3
 
 
@@ -91,7 +96,9 @@ def test_the_size_is_the_largest_that_stays_within_risk_and_leverage(
     side: str, entry: float, distance: float, risk: float, step: float
 ) -> None:
     stop = entry * (1 - distance if side == "BUY" else 1 + distance)
-    sized = size(side, entry, stop, risk_usd=risk, **COSTS, **ACCOUNT, quantity_increment=step)
+    sized = size(
+        side, entry, stop, risk_usd=risk, slippage=1e-4, **ACCOUNT, product=replace(PRODUCT, quantity_increment=step)
+    )
     assert sized.risk_usd <= risk * (1 + 1e-12)
     assert sized.quantity * entry <= 330_000.0 * 1.001
     if sized.capped_by is None and sized.quantity > 0:
@@ -100,14 +107,19 @@ def test_the_size_is_the_largest_that_stays_within_risk_and_leverage(
 
 
 def _signals(*rows: tuple[str, str | None, float | None, float | None, float | None]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["signal_id", "side", "entry_price", "stop_price", "market_price"])
+    frame = pd.DataFrame(rows, columns=["signal_id", "side", "entry_price", "stop_price", "market_price"])
+    return frame.assign(symbol="BTC-USD")
+
+
+def sized_signals(frame: pd.DataFrame, product: Product = PRODUCT, free: float = 100_000.0) -> pd.DataFrame:
+    return size_signals(frame, risk_usd=500.0, slippage=1e-4, free_margin_usd=free, products={"BTC-USD": product})
 
 
 def test_signals_are_sized_at_the_worse_of_plan_and_market() -> None:
     frame = _signals(
         ("a", "BUY", 100.0, 99.0, 100.4), ("b", "BUY", 100.4, 99.0, 100.0), ("c", "HOLD", None, None, 100.0)
     )
-    sized = size_signals(frame, risk_usd=500.0, **COSTS, **ACCOUNT)
+    sized = sized_signals(frame)
     assert sized["signal_id"].tolist() == ["a", "b"]
     assert sized["quantity"].iloc[0] == sized["quantity"].iloc[1]
     assert sized["quantity"].iloc[0] == size("BUY", 100.4, 99.0, risk_usd=500.0, **COSTS, **ACCOUNT).quantity
@@ -115,5 +127,26 @@ def test_signals_are_sized_at_the_worse_of_plan_and_market() -> None:
 
 def test_a_plan_that_cannot_be_sized_has_no_quantity_rather_than_zero() -> None:
     frame = _signals(("a", "BUY", 100.0, 101.0, 100.0), ("b", "SELL", None, 101.0, 100.0))
-    sized = size_signals(frame, risk_usd=500.0, **COSTS, **ACCOUNT)
+    sized = sized_signals(frame)
     assert sized["quantity"].isna().all() and sized["risk_usd"].isna().all()
+
+
+def test_a_position_is_told_in_units_lots_and_dollars() -> None:
+    frame = _signals(("a", "BUY", 100.0, 99.0, 100.0))
+    row = sized_signals(frame, replace(PRODUCT, contract_size=10.0, quantity_increment=0.5)).iloc[0]
+    assert row["quantity"] % 0.5 == 0 and row["lots"] == row["quantity"] / 10
+    assert row["notional_usd"] == pytest.approx(row["quantity"] * 100.0 * 1.0001)
+    assert row["margin_usd"] == pytest.approx(row["notional_usd"] / 3.3)
+    assert math.isnan(sized_signals(frame).iloc[0]["lots"])  # the firm states no contract size
+
+
+def test_what_open_positions_tie_up_leaves_less_for_the_next() -> None:
+    frame = _signals(("a", "BUY", 100.0, 99.9, 100.0))
+    much, little = sized_signals(frame).iloc[0], sized_signals(frame, free=10_000.0).iloc[0]
+    assert much["capped_by"] is None and little["capped_by"] == "leverage"
+    assert little["notional_usd"] == pytest.approx(33_000.0) and little["margin_usd"] == pytest.approx(10_000.0)
+
+
+def test_a_symbol_that_nobody_trades_has_no_size() -> None:
+    with pytest.raises(KeyError, match="DOGE"):
+        sized_signals(_signals(("a", "BUY", 100.0, 99.0, 100.0)).assign(symbol="DOGE-USD"))

@@ -45,10 +45,22 @@ def _story(ctx: ScanContext, decisions: pd.DataFrame, result: StepResult) -> dic
         )
     if result.writes:
         gated = pd.concat([gated, result.frame("gated_signals")]).drop_duplicates("signal_id")
-    joined = day.merge(gated[["signal_id", "accepted", "reason_codes", "tier", "quantity", "risk_usd"]], on="signal_id")
+    sizes = ["quantity", "lots", "notional_usd", "risk_usd"]
+    joined = day.merge(gated[["signal_id", "accepted", "reason_codes", "tier", *sizes, "gates_off"]], on="signal_id")
     now = joined[joined["as_of"] == ctx.as_of].sort_values("symbol")
     table = markdown_table(
-        ("symbol", "side", "confidence", "accepted", "tier", "reasons against", "quantity", "risk $"),
+        (
+            "symbol",
+            "side",
+            "confidence",
+            "accepted",
+            "tier",
+            "reasons against",
+            "units",
+            "lots",
+            "notional $",
+            "risk $",
+        ),
         (
             (
                 r["symbol"],
@@ -57,13 +69,14 @@ def _story(ctx: ScanContext, decisions: pd.DataFrame, result: StepResult) -> dic
                 bool(r["accepted"]),
                 r["tier"],
                 r["reason_codes"] or None,
-                r["quantity"],
-                r["risk_usd"],
+                *(r[name] for name in sizes),
             )
             for r in now.to_dict("records")
         ),
     )
-    title = heading(f"Signals at {ctx.as_of:%Y-%m-%d %H:%M}Z", demo=ctx.is_demo)
+    off = ",".join(ctx.settings.gates_off)
+    told = f"Signals at {ctx.as_of:%Y-%m-%d %H:%M}Z" + (f" — GATES OFF: {off}" if off else "")
+    title = heading(told, demo=ctx.is_demo)
     plain = day["side"].value_counts().to_dict()
     plot = price_plot(candles, gated.merge(prices, on="signal_id"), demo=ctx.is_demo)
     return {
@@ -75,4 +88,5 @@ def _story(ctx: ScanContext, decisions: pd.DataFrame, result: StepResult) -> dic
         "accepted_today": int(joined["accepted"].sum()),
         "decisions_today": dg.MetadataValue.json({str(side): int(count) for side, count in plain.items()}),
         "account": dg.MetadataValue.json(result.notes["account"]),
+        "gates_off": off or "none",
     }
