@@ -32,11 +32,11 @@ SELECT signal_id, as_of, symbol, side, risk_usd, notional_usd FROM gated_signals
 WHERE accepted AND source = ? AND as_of < ? ORDER BY as_of, symbol
 """
 _READING = """
-SELECT at, balance_usd, equity_usd, day_start_usd FROM account_readings
-WHERE source = ? AND at <= ? AND recorded_at <= ? ORDER BY at DESC LIMIT 1
+SELECT "at", balance_usd, equity_usd, day_start_usd FROM account_readings
+WHERE source = ? AND "at" <= ? AND recorded_at <= ? ORDER BY "at" DESC LIMIT 1
 """
-_LIFTED = "SELECT max(lifted_at) AS at FROM halts WHERE kind = 'total' AND lifted_at <= ?"
-_GATED_BEFORE = "SELECT max(as_of) AS at FROM gated_signals WHERE source = ? AND as_of < ?"
+_LIFTED = "SELECT max(lifted_at) AS newest FROM halts WHERE kind = 'total' AND lifted_at <= ?"
+_GATED_BEFORE = "SELECT max(as_of) AS newest FROM gated_signals WHERE source = ? AND as_of < ?"
 _CANDLES = """
 SELECT symbol, open_time, high, low, close FROM candles
 WHERE open_time < ? AND (open_time >= ? OR (open_time >= ? AND open_time < ?))
@@ -99,7 +99,7 @@ def read_account(settings: Settings, reader: Any, as_of: datetime, source: str, 
         initial_usd=settings.account_initial_usd,
         as_of=as_of,
         balance_override=reading,
-        forgiven_until=_instant(reader.rows(_LIFTED, (as_of,))[0]["at"]),
+        forgiven_until=_instant(reader.rows(_LIFTED, (as_of,))[0]["newest"]),
     )
     waiting = accepted[~accepted["signal_id"].isin(outcomes.loc[outcomes["entry_time"].notna(), "signal_id"])]
     over = outcomes.loc[outcomes["exit_time"].notna(), "signal_id"]
@@ -155,7 +155,7 @@ def _reading(reader: Any, source: str, as_of: datetime) -> Balance | None:
 
 
 def _gated_before(reader: Any, source: str, as_of: datetime) -> datetime | None:
-    return _instant(reader.rows(_GATED_BEFORE, (source, as_of))[0]["at"])
+    return _instant(reader.rows(_GATED_BEFORE, (source, as_of))[0]["newest"])
 
 
 def _instant(value: Any) -> datetime | None:
