@@ -31,6 +31,7 @@ _DECISIONS = """
 SELECT s.symbol, coalesce(s.side, s.status) AS decision, count(*) AS n, count(*) FILTER (g.accepted) AS accepted
 FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) WHERE s.as_of BETWEEN ? AND ? GROUP BY ALL ORDER BY ALL
 """
+_GATES_OFF = "SELECT DISTINCT gates_off FROM gated_signals WHERE gates_off <> '' ORDER BY 1"
 _REASONS = """
 SELECT trim(reason) AS reason, count(*) AS n FROM
 (SELECT unnest(string_split(reason_codes, ',')) AS reason FROM gated_signals WHERE NOT accepted)
@@ -67,6 +68,7 @@ class Report:
     fees: str
     slippage: float
     initial_usd: float
+    gates_off: tuple[str, ...]
     decisions: pd.DataFrame
     reasons: pd.DataFrame
     candles: pd.DataFrame
@@ -137,6 +139,7 @@ def report(target: Store, settings: Settings) -> Report:
             fees=settings.fees,
             slippage=settings.slippage,
             initial_usd=settings.account_initial_usd,
+            gates_off=tuple(reader.query(_GATES_OFF)["gates_off"]),
             decisions=reader.query(_DECISIONS, (first, last)),
             reasons=reader.query(_REASONS),
             candles=reader.query(_CANDLES, (*span, *span)),
@@ -233,6 +236,7 @@ def markdown(told: Report) -> str:
                     f"{told.fees}, {fee_preset(told.fees).rate_per_side:.4%} a side; slippage {told.slippage:.4%}",
                 ),
                 ("account", f"{told.initial_usd:,.0f} USD"),
+                *([("GATES OFF", ", ".join(told.gates_off))] if told.gates_off else []),
                 ("code", told.code_version),
             ],
         ),

@@ -29,6 +29,8 @@ def signal(**changes: Any) -> dict[str, Any]:
         "target_price": 42840.0,
         "quantity": 1.19047619,
         "risk_usd": 500.0,
+        "notional_usd": 50_000.0,
+        "lots": 1.19047619,
         "tier": "HIGH",
         "reasoning": "Momentum and the filter's slope agree; p < 0.5 & rising",
         "gates_off": "",
@@ -92,7 +94,7 @@ def test_an_accepted_signal_says_all_that_a_trader_needs():
         "Stop: 41,580.00 (-1.00 %)",
         "Target: 42,840.00 (+2.00 %)",
         "Reward:risk: 2.00",
-        "Quantity: 1.19047619 BTC (risk $500.00)",
+        "Quantity: 1.19047619 BTC, 1.1904 lots, $50,000.00 (risk $500.00)",
         "Confidence: 72 %, tier HIGH",
         "Price age: 61 s",
         "Why: Momentum and the filter's slope agree; p < 0.5 & rising",
@@ -146,9 +148,17 @@ def test_lesson_21_demo_is_marked_in_title_and_body():
     assert not scan_alerts([signal()])["title"].str.contains("DEMO").any()
 
 
+def test_lesson_25_every_alert_names_the_gates_that_are_off_once():
+    frame = scan_alerts([signal(gates_off="ftmo")], [closed()], {"SOL-USD": "timed out"}, gates_off=("ftmo",))
+    assert frame["body"].str.count("GATES OFF: ftmo").tolist() == [1] * len(frame) and len(frame) == 3
+    assert not scan_alerts([signal()])["body"].str.contains("GATES OFF").any()
+
+
 def test_lesson_15_missing_is_a_dash_and_never_zero():
-    body = scan_alerts([signal(quantity=None, risk_usd=np.nan, tier=None, target_price=np.nan)]).iloc[0]["body"]
-    assert "Quantity: – BTC (risk –)" in body
+    body = scan_alerts(
+        [signal(**dict.fromkeys(("quantity", "risk_usd", "tier", "target_price", "lots", "notional_usd")))]
+    ).iloc[0]["body"]
+    assert "Quantity: – BTC, no lot size, – (risk –)" in body
     assert "tier –" in body
     assert "Reward:risk: –" in body
     assert "Target: – (–)" in body

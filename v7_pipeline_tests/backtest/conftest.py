@@ -31,6 +31,7 @@ PROVENANCE = ["source", "run_id", "code_version"]
 def settings_of(**changes: Any) -> Settings:
     """Defaults with quick trades and room for many, none of it read from this machine."""
     quick = {"aggressive": True, "horizon_minutes": 6, "max_signals_per_hour": 1000, "risk_per_trade": 0.0005}
+    quick |= {"gates_off": ("exposure",)}
     return Settings.model_construct(**{"mode": "demo", "symbols": SYMBOLS} | quick | changes)
 
 

@@ -73,14 +73,19 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
     rows = make_rows("theory_features", 5)
     signals = schema.TABLES["llm_signals"]
     fewer = tuple(c for c in signals.columns if c.name not in ("would_change_my_mind", "ungrounded_numbers"))
+    gated = schema.TABLES["gated_signals"]
+    new = ("calls_ok", "exposure_ok", "notional_usd", "lots", "capped_by")
+    older = tuple(c for c in gated.columns if c.name not in new)
     with monkeypatch.context() as past:
         past.setitem(schema.TABLES, "llm_signals", dataclasses.replace(signals, columns=fewer))
+        past.setitem(schema.TABLES, "gated_signals", dataclasses.replace(gated, columns=older))
         past.setitem(schema.TABLES, "theory_features", dataclasses.replace(readings, columns=wide))
         past.setattr(schema, "SCHEMA_VERSION", 1)
         empty_store.migrate("0.1.0", NOW)
         with empty_store.transaction() as tx:
             tx.upsert("theory_features", make_rows("theory_features", 5))
             tx.insert_new("llm_signals", make_rows("llm_signals", 3)[[c.name for c in fewer]])
+            tx.insert_new("gated_signals", make_rows("gated_signals", 3)[[c.name for c in older]])
     newer = open_store(**place)
     newer.migrate("0.2.0", NOW)
     assert newer.read("schema_version")["version"].tolist()[:2] == [1, 2]
@@ -88,6 +93,8 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
     pd.testing.assert_frame_equal(newer.read("theory_features"), rows, check_exact=True)
     added = newer.read("llm_signals")[["would_change_my_mind", "ungrounded_numbers"]]
     assert len(added) == 3 and added.isna().all(axis=None)  # version 3: nobody had asked then
+    gates = newer.read("gated_signals")[list(new)]
+    assert len(gates) == 3 and gates.isna().all(axis=None)  # version 4: no such gate had been asked
     assert (
         "theory_features_1" not in newer.query("SELECT table_name FROM information_schema.tables")["table_name"].values
     )
