@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from v7_pipeline.backtest.replay import MINUTE, SOURCE, BacktestError
+from v7_pipeline.gates.base import GATES
 from v7_pipeline.learning.frames import one_source
 from v7_pipeline.learning.metrics import Figure, Summary, summary
 from v7_pipeline.scan.account import read_account
@@ -37,6 +38,18 @@ SELECT trim(reason) AS reason, count(*) AS n FROM
 (SELECT unnest(string_split(reason_codes, ',')) AS reason FROM gated_signals WHERE NOT accepted)
 WHERE trim(reason) <> '' GROUP BY ALL ORDER BY n DESC, reason
 """
+# Of BUY and SELL: what each gate said, and how often it alone stood in the way.
+_GATES = " UNION ALL ".join(
+    f"SELECT '{gate}' AS gate, count({gate}_ok) AS asked, count(*) FILTER ({gate}_ok) AS passed, "
+    f"count(*) FILTER (NOT {gate}_ok) AS failed, count(*) FILTER (NOT {gate}_ok AND failures = 1) AS alone FROM trading"
+    for gate in GATES
+)
+_GATES = f"""
+WITH trading AS (
+  SELECT *, {" + ".join(f"coalesce(NOT {gate}_ok, false)::INTEGER" for gate in GATES)} AS failures
+  FROM gated_signals WHERE side IN ('BUY', 'SELL')
+) {_GATES}
+"""
 _CANDLES = """
 SELECT symbol, count(*) AS candles, count(*) / (date_diff('minute', ?::TIMESTAMPTZ, ?::TIMESTAMPTZ)) AS share
 FROM candles WHERE open_time >= ? AND open_time < ? GROUP BY symbol ORDER BY symbol
@@ -52,8 +65,9 @@ class Report:
     """One backtest's report. `first` and `last` are the instants of its first and last scan; money in USD.
 
     `decisions`: symbol, decision (side, or the status where nobody answered), n, accepted. `reasons`: reason, n of the
-    decisions not accepted (one may have several). `candles`: symbol, candles, share (of the span's minutes).
-    `baselines`: buy and hold of each symbol and always HOLD. `equity`: as_of, balance_usd, equity_usd, open_positions.
+    decisions not accepted (one may have several). `gates`: gate, asked, passed, failed, alone (failed as the only one)
+    of BUY and SELL. `candles`: symbol, candles, share (of the span's minutes). `baselines`: buy and hold of each symbol
+    and always HOLD. `equity`: as_of, balance_usd, equity_usd, open_positions.
     """
 
     run_id: str
@@ -71,6 +85,7 @@ class Report:
     gates_off: tuple[str, ...]
     decisions: pd.DataFrame
     reasons: pd.DataFrame
+    gates: pd.DataFrame
     candles: pd.DataFrame
     paper: Summary
     shadow: Summary
@@ -142,6 +157,7 @@ def report(target: Store, settings: Settings) -> Report:
             gates_off=tuple(reader.query(_GATES_OFF)["gates_off"]),
             decisions=reader.query(_DECISIONS, (first, last)),
             reasons=reader.query(_REASONS),
+            gates=reader.query(_GATES),
             candles=reader.query(_CANDLES, (*span, *span)),
             paper=paper,
             shadow=shadow,
@@ -253,6 +269,12 @@ def markdown(told: Report) -> str:
         "## Decisions",
         "",
         *_table(("symbol", "decision", "n", "accepted"), told.decisions.itertuples(index=False)),
+        "",
+        "## The gates before BUY and SELL",
+        "",
+        *_table(("gate", "asked", "passed", "failed", "alone"), told.gates.itertuples(index=False)),
+        "",
+        "Alone: no other gate stood in the way. A symbol whose cheap gates refuse is not asked for a decision.",
         "",
         "## Why not accepted",
         "",
