@@ -33,6 +33,7 @@ from v7_pipeline.analyst.regimes import regimes_table
 from v7_pipeline.gates.base import GATES
 from v7_pipeline.scan.account import read_account
 from v7_pipeline.scan.decide import quote_increment
+from v7_pipeline.scan.halts import halts_in_force
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import Reader, Store
 from v7_pipeline.store.schema import THEORY_NAMES
@@ -169,6 +170,7 @@ def scan_blocks(store: Store, settings: Settings, as_of: datetime) -> Group:
         source = str(rows["source"].iloc[0]) if len(rows) else settings.source
         account = read_account(settings, reader, as_of, source).figures()
         decimals = _decimals(reader, rows["symbol"])
+        halts = halts_in_force(reader, as_of)
     spent = (
         f"COST  this scan ${cost['scan']:.5f} · today ${cost['day']:.5f} of ${settings.daily_budget_usd:g} · "
         f"month ${cost['month']:.5f} of ${settings.monthly_budget_usd:g}"
@@ -176,7 +178,14 @@ def scan_blocks(store: Store, settings: Settings, as_of: datetime) -> Group:
     figures = (f"{name.replace('_usd', '_USD').replace('_', ' ')} {_money(value)}" for name, value in account.items())
     ftmo = "FTMO  " + " · ".join(figures)
     signals = _signals_block(rows, decimals, as_of, demo=settings.mode == "demo")
-    return Group(signals, _theories_block(features), Text(spent), Text(ftmo))
+    return Group(*map(_halted, halts), signals, _theories_block(features), Text(spent), Text(ftmo))
+
+
+def _halted(halt: Mapping[str, Any]) -> Text:
+    """A halt that is in force, in one line."""
+    what = "PAID CALLS HALTED" if halt["kind"] == "budget" else f"HALTED ({halt['kind']})"
+    end = "v7 resume" if halt["until"] is None else f"{halt['until']:%Y-%m-%d %H:%M}Z"
+    return Text(f"{what} since {halt['started_at']:%Y-%m-%d %H:%M}Z until {end}: {halt['reason']}", style="bold red")
 
 
 def _signals_block(rows: Any, decimals: Mapping[str, int], as_of: datetime, *, demo: bool) -> Group:

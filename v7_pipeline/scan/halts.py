@@ -40,7 +40,7 @@ class Resumed:
 
 def halts_in_force(reader: Any, at: datetime) -> list[Row]:
     """The halts rows in force at `at`, oldest first. `reader` is a store or a reader of one."""
-    return reader.rows(_IN_FORCE, (at,))  # type: ignore[no-any-return]
+    return reader.rows(_IN_FORCE, (at,))
 
 
 def from_next_scan(reader: Any, at: datetime) -> datetime:
@@ -77,7 +77,7 @@ def halt(
             "halt_id": f"manual-{at:%Y%m%dT%H%M%S.%fZ}", "kind": "manual", "started_at": start, "until": until,
             "reason": reason, "lifted_at": None, "lifted_reason": None,
         }  # fmt: skip
-        tx.insert_new("halts", arrow_rows("halts", [row | provenance]))
+        tx.insert_new("halts", arrow_rows("halts", [{**row, **provenance}]))
         tx.insert_new("alerts", conform("alerts", alerts_for_halts([row], demo=demo, zone=zone), dict(provenance)))
     return row, True
 
