@@ -51,7 +51,7 @@ def halt(
     zone = _zone(settings)
     store = build_runtime(settings).prepare_store()  # a switch works before the first scan too
     row, new = throw(
-        store, why, at=at, until=end, provenance=_marks(settings, "v7 halt"), demo=_is_demo(settings), zone=zone
+        store, why, at=at, until=end, provenance=_marks(settings, "v7 halt"), marks=_alert_marks(settings), zone=zone
     )
     told = f"{_mark(settings)}HALTED: {row['reason']}. It ends {ends_text(row, zone)}"
     if new:
@@ -80,7 +80,7 @@ def resume(
     if store.schema_version() is None:
         typer.echo(f"{mark}no halt is in force: there is no store yet")
         return
-    done = lift(store, why, at=at, provenance=_marks(settings, "v7 resume"), demo=_is_demo(settings), zone=zone)
+    done = lift(store, why, at=at, provenance=_marks(settings, "v7 resume"), marks=_alert_marks(settings), zone=zone)
     for row in done.lifted:
         typer.echo(f"{mark}lifted: {row['kind']} halt of {row['started_at']:%Y-%m-%d %H:%M} UTC, {row['reason']}")
         if row["kind"] == "total":
@@ -132,9 +132,9 @@ def _marks(settings: Settings, command: str) -> dict[str, Any]:
     return {"source": settings.source, "run_id": command, "code_version": __version__}
 
 
-def _is_demo(settings: Settings) -> bool:
-    return settings.mode == "demo"
+def _alert_marks(settings: Settings) -> dict[str, Any]:
+    return {"demo": settings.mode == "demo", "gates_off": settings.gates_off}
 
 
 def _mark(settings: Settings) -> str:
-    return "DEMO " if _is_demo(settings) else ""
+    return "DEMO " if settings.mode == "demo" else ""

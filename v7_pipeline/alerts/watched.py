@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from v7_pipeline.alerts.outbox import as_outbox
+from v7_pipeline.alerts.outbox import outbox
 from v7_pipeline.alerts.text import MISSING, percent_text, time_text, usd_text
 
 __all__ = [
@@ -59,7 +59,9 @@ def ends_text(halt: Mapping[str, Any], zone: ZoneInfo = PRAGUE) -> str:
     return f"by itself at {local_text(halt['until'], zone)}"
 
 
-def alerts_for_halts(halts: Sequence[Mapping[str, Any]], *, demo: bool, zone: ZoneInfo = PRAGUE) -> pd.DataFrame:
+def alerts_for_halts(
+    halts: Sequence[Mapping[str, Any]], *, demo: bool, gates_off: Sequence[str] = (), zone: ZoneInfo = PRAGUE
+) -> pd.DataFrame:
     """The alerts rows (without provenance) of `halts` (halts rows): one a halt; a person's own is a warning."""
     rows = [
         {
@@ -80,11 +82,16 @@ def alerts_for_halts(halts: Sequence[Mapping[str, Any]], *, demo: bool, zone: Zo
         }
         for halt in halts
     ]
-    return as_outbox(rows, demo=demo)
+    return outbox(rows, demo=demo, gates_off=gates_off)
 
 
 def alerts_for_resume(
-    lifted: Sequence[Mapping[str, Any]], left: Sequence[Mapping[str, Any]], *, demo: bool, zone: ZoneInfo = PRAGUE
+    lifted: Sequence[Mapping[str, Any]],
+    left: Sequence[Mapping[str, Any]],
+    *,
+    demo: bool,
+    gates_off: Sequence[str] = (),
+    zone: ZoneInfo = PRAGUE,
 ) -> pd.DataFrame:
     """The alerts row (without provenance) of a person's lifting the halts `lifted`; `left` are still in force.
 
@@ -110,7 +117,7 @@ def alerts_for_resume(
         "title": f"Resumed by hand: {len(lifted)} halt{'' if len(lifted) == 1 else 's'} lifted",
         "body": "\n".join(lines),
     }
-    return as_outbox([row], demo=demo)
+    return outbox([row], demo=demo, gates_off=gates_off)
 
 
 def alert_of_budget(

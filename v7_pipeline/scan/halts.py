@@ -59,13 +59,13 @@ def halt(
     at: datetime,
     until: datetime | None = None,
     provenance: Mapping[str, str],
-    demo: bool,
+    marks: Mapping[str, Any],
     zone: ZoneInfo = PRAGUE,
 ) -> tuple[Row, bool]:
     """Halt by hand from the next scan on, until `until` or until it is lifted; with its alert in one transaction.
 
     Returns the halts row and whether it is new: a manual halt for the same reason that lasts as long is in force
-    already, and nothing is written.
+    already, and nothing is written. `marks`: what alerts say of where they come from (demo, gates_off).
     """
     with store.transaction() as tx:
         start = from_next_scan(tx, at)
@@ -78,7 +78,7 @@ def halt(
             "reason": reason, "lifted_at": None, "lifted_reason": None,
         }  # fmt: skip
         tx.insert_new("halts", arrow_rows("halts", [{**row, **provenance}]))
-        tx.insert_new("alerts", conform("alerts", alerts_for_halts([row], demo=demo, zone=zone), dict(provenance)))
+        tx.insert_new("alerts", conform("alerts", alerts_for_halts([row], **marks, zone=zone), dict(provenance)))
     return row, True
 
 
@@ -88,7 +88,7 @@ def resume(
     *,
     at: datetime,
     provenance: Mapping[str, str],
-    demo: bool,
+    marks: Mapping[str, Any],
     zone: ZoneInfo = PRAGUE,
 ) -> Resumed:
     """Lift every manual and total halt in force, from the next scan on; with one alert in the same transaction.
@@ -105,6 +105,6 @@ def resume(
                 "UPDATE halts SET lifted_at = ?, lifted_reason = ? WHERE halt_id = ?", (start, reason, row["halt_id"])
             )
         if lifted:
-            told = alerts_for_resume(lifted, left, demo=demo, zone=zone)
+            told = alerts_for_resume(lifted, left, **marks, zone=zone)
             tx.insert_new("alerts", conform("alerts", told, dict(provenance)))
     return Resumed(tuple(lifted), tuple(left))

@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from v7_pipeline import __version__
-from v7_pipeline.alerts.outbox import as_outbox
+from v7_pipeline.alerts.outbox import outbox
 from v7_pipeline.alerts.text import percent_text, time_text, usd_text
 from v7_pipeline.alerts.watched import (
     PRAGUE,
@@ -215,19 +215,11 @@ def _account(runtime: Runtime, reader: Any, at: datetime) -> Seen:
     as_of = minute(at)
     state = read_account(s, reader, as_of, s.source).state
     rules = rule_set(s, as_of)
-    losses = [
-        _loss(subject, period, state, rules, limit, part * s.account_initial_usd, at)
-        for subject, period, limit, part in (
-            ("ftmo_daily", f"{_day(state, rules.zone)}", state.daily_limit, rules.daily_loss),
-            ("ftmo_total", state.rules, state.total_limit, rules.max_loss),
-        )
-    ]
+    losses = [_loss("ftmo_daily", state, rules, at), _loss("ftmo_total", state, rules, at)]
     figures = [*losses, *_target(state, rules, s.account_initial_usd, at)]
     told = [
-        f"{figure.subject.removeprefix('ftmo_')} {percent_text(figure.value, 0)} of {usd_text(part)} used"
-        for figure, part in zip(
-            losses, (rules.daily_loss * s.account_initial_usd, rules.max_loss * s.account_initial_usd), strict=True
-        )
+        f"daily {percent_text(losses[0].value, 0)} of {usd_text(state.daily_allowance_usd)} used",
+        f"total {percent_text(losses[1].value, 0)} of {usd_text(state.total_allowance_usd)} used",
     ]
     if state.target_progress is not None:
         told.append(f"target {percent_text(state.target_progress, 0)}")
@@ -238,13 +230,15 @@ def _account(runtime: Runtime, reader: Any, at: datetime) -> Seen:
     return Seen(at, ", ".join(told), tuple(figures), tuple(breach_halts(state, at, rules.zone)), events)
 
 
-def _loss(
-    subject: str, period: str, state: AccountState, rules: RuleSet, limit: float, allowance: float, at: datetime
-) -> Figure:
-    """How much of an allowance (USD above `limit`) the equity has used; a broken limit stays used up."""
-    used = max(allowance - (state.equity - limit), 0.0)
-    broken = state.breached is not None and subject == f"ftmo_{state.breached}"
-    value = max(used / allowance, 1.0) if broken else used / allowance
+def _loss(subject: str, state: AccountState, rules: RuleSet, at: datetime) -> Figure:
+    """How much of an allowance the equity has used; a broken limit stays used up."""
+    if subject == "ftmo_daily":
+        period, limit = f"{_day(state, rules.zone)}", state.daily_limit
+        used, allowance, share = state.daily_used_usd, state.daily_allowance_usd, state.daily_used_share
+    else:
+        period, limit = state.rules, state.total_limit
+        used, allowance, share = state.total_used_usd, state.total_allowance_usd, state.total_used_share
+    value = max(share, 1.0) if subject == f"ftmo_{state.breached}" else share
     return Figure(
         subject=subject,
         period=period,
@@ -386,7 +380,7 @@ def _plan_halt(
 
 def _write(tx: Any, plan: Plan, at: datetime, runtime: Runtime, run_id: str) -> None:
     marks = _marks(runtime, run_id)
-    demo = runtime.settings.mode == "demo"
+    said: dict[str, Any] = {"demo": runtime.settings.mode == "demo", "gates_off": runtime.settings.gates_off}
     zone = rule_set(runtime.settings, at).zone
     if plan.crossings:
         tx.insert_new("crossings", arrow_rows("crossings", [row | marks for row in plan.crossings]))
@@ -398,7 +392,7 @@ def _write(tx: Any, plan: Plan, at: datetime, runtime: Runtime, run_id: str) -> 
     for row in plan.lifted:
         tx.execute(_LIFTED, (at + AFTER, "the budget has room again", row["halt_id"]))
     # A budget's halt is told by its crossing.
-    for alerts in (alerts_for_halts(plan.breaches, demo=demo, zone=zone), as_outbox(plan.alerts, demo=demo)):
+    for alerts in (alerts_for_halts(plan.breaches, **said, zone=zone), outbox(plan.alerts, **said)):
         if len(alerts):
             tx.insert_new("alerts", conform("alerts", alerts, marks))
 

@@ -273,15 +273,9 @@ def test_allowances_are_told_at_50_80_and_100_percent_and_a_breach_halts(runtime
     put_closed(runtime, -1.0, NOW - 7 * MINUTE)
     account(runtime, minutes=1)
     assert [row["kind"] for row in halts(runtime)] == ["daily"]
-    assert titles(runtime) == [
-        "FTMO: 50 % of the daily allowance is used",
-        "FTMO: 80 % of the daily allowance is used",
-        "FTMO: the daily allowance is used up",
-        "FTMO: 50 % of the maximum loss allowance is used",
-        "HALT: the daily loss limit is broken",
-    ] or sorted(titles(runtime)) == sorted(titles(runtime))
-    kinds = {row["title"].removeprefix("DEMO "): row["severity"] for row in alerts(runtime)}
-    assert kinds == {
+    assert len(alerts(runtime)) == 5
+    severities = {row["title"].removeprefix("DEMO "): row["severity"] for row in alerts(runtime)}
+    assert severities == {
         "FTMO: 50 % of the daily allowance is used": "warning",
         "FTMO: 80 % of the daily allowance is used": "warning",
         "FTMO: the daily allowance is used up": "critical",
@@ -325,7 +319,8 @@ def test_a_daily_halt_ends_at_the_firms_midnight_and_the_next_day_starts_fresh(r
     (halt,) = halts(runtime)
     assert (halt["halt_id"], halt["until"]) == ("daily-2026-11-20", datetime(2026, 11, 20, 23, tzinfo=UTC))
     assert halt["reason"] == (
-        "equity fell below the daily limit of $95,000.00 at 2026-11-20 11:50 UTC: lowest today $94,500.00, now $94,500.00"
+        "equity fell below the daily limit of $95,000.00 at 2026-11-20 11:50 UTC: "
+        "lowest today $94,500.00, now $94,500.00"
     )
     assert not halts_in_force(runtime.store, NOW) and halts_in_force(runtime.store, NOW + MINUTE)
     assert not halts_in_force(runtime.store, datetime(2026, 11, 20, 23, tzinfo=UTC))
@@ -345,7 +340,7 @@ def test_a_lifted_total_halt_is_not_written_again_for_the_same_breach(runtime: R
     (halt,) = halts(runtime)
     assert (halt["kind"], halt["until"], halt["halt_id"]) == ("total", None, "total-20261120T115000Z")
     runtime.clock.now += MINUTE  # type: ignore[attr-defined]
-    resume(runtime.store, "talked to the firm", at=runtime.clock(), provenance=MARKS, demo=True)
+    resume(runtime.store, "talked to the firm", at=runtime.clock(), provenance=MARKS, marks={"demo": True})
     before = len(alerts(runtime))
     account(runtime, minutes=1)
     (halt,) = halts(runtime)

@@ -60,8 +60,8 @@ def put_closed(runtime: Runtime, amount: float, when: datetime) -> None:
     key = f"v7-BTC-USD-{at:%Y%m%dT%H%M%SZ}"
     put(
         runtime, "llm_signals", signal_id=key, as_of=at, decided_at=at, symbol="BTC-USD", strategy="v7",
-        analyst="rules", side="BUY", stop_price=90_000.0, entry_price=100_000.0, target_price=120_000.0,
-        horizon_minutes=240, status="answered",
+        analyst="rules", side="BUY", stop_price=100_000.0 + min(amount, 0.0), entry_price=100_000.0,
+        target_price=120_000.0, horizon_minutes=240, status="answered",
     )  # fmt: skip
     put(
         runtime, "outcomes", signal_id=key, kind="paper", as_of=at, symbol="BTC-USD", strategy="v7", side="BUY",
