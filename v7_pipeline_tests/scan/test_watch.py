@@ -80,7 +80,7 @@ def test_a_crossing_is_told_once_however_often_it_is_looked_at(runtime: Runtime)
     spend(runtime, 2.5)
     assert budget(runtime, seconds=30).endswith("; 1 alert written")
     for _ in range(3):
-        assert budget(runtime, seconds=30) == "day 83 % of $3.00, month 3 % of $100.00"
+        assert budget(runtime, seconds=30) == "day 83 % of $3.00, month 2 % of $100.00"
     assert titles(runtime) == ["80 % of the day's budget for calls is used"]
     (alert,) = alerts(runtime)
     assert (alert["kind"], alert["severity"], alert["status"]) == ("budget", "warning", "pending")

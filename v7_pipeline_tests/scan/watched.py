@@ -31,7 +31,7 @@ class Clock:
 
 def watched(make_settings: Callable[..., Any], **changes: Any) -> Runtime:
     """A runtime in demo mode on a fresh store, at NOW."""
-    settings = make_settings(**{"mode": "demo"} | changes)
+    settings = make_settings(**{"mode": "demo", "commission": "BTC-USD=0"} | changes)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     runtime = build_runtime(settings, clock=Clock(NOW))
     runtime.prepare_store()
