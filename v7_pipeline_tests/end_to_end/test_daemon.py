@@ -142,6 +142,15 @@ def _ticks(instance: DagsterInstance) -> list[Any]:
     return []
 
 
+def _watching(instance: DagsterInstance) -> dict[str, list[Any]]:
+    """The ticks of the sensors that watch, by name."""
+    return {
+        state.instigator_name: list(instance.get_ticks(state.instigator_origin_id, state.selector_id))
+        for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+        if state.instigator_name in ("budget_sensor", "ftmo_sensor")
+    }
+
+
 def _scans(instance: DagsterInstance, *statuses: dg.DagsterRunStatus) -> list[Any]:
     """Records of the scheduled scans, oldest first."""
     filters = dg.RunsFilter(job_name=SCAN_JOB, tags={"dagster/schedule_name": SCHEDULE}, statuses=statuses or None)
@@ -356,6 +365,16 @@ def test_the_scheduled_scans_are_in_the_store(seen: Seen) -> None:
         assert len(rows["scans"]) == 1
         assert len(rows["llm_signals"]) == len(rows["gated_signals"]) == 3
         assert any(record.dagster_run.run_id in row for row in rows["scans"])
+
+
+def test_the_watching_sensors_tick_and_tell_their_figures(seen: Seen) -> None:
+    watching = _watching(seen.instance)
+    assert set(watching) == {"budget_sensor", "ftmo_sensor"}
+    for name, told in (("budget_sensor", "of $3.00"), ("ftmo_sensor", "of $5,000.00 used")):
+        ticks = watching[name]
+        failed = [tick.error for tick in ticks if tick.status is TickStatus.FAILURE]
+        assert not failed, failed[0].to_string()
+        assert any(told in (tick.skip_reason or "") for tick in ticks)
 
 
 def test_lesson_32_a_tick_is_skipped_while_a_scan_is_in_flight(seen: Seen) -> None:
