@@ -35,7 +35,7 @@ _READING = """
 SELECT "at", balance_usd, equity_usd, day_start_usd FROM account_readings
 WHERE source = ? AND "at" <= ? AND recorded_at <= ? ORDER BY "at" DESC LIMIT 1
 """
-_LIFTED = "SELECT max(lifted_at) AS newest FROM halts WHERE kind = 'total' AND lifted_at <= ?"
+_LIFTED = "SELECT max(lifted_at) AS newest FROM halts WHERE kind = 'total' AND source = ? AND lifted_at <= ?"
 _GATED_BEFORE = "SELECT max(as_of) AS newest FROM gated_signals WHERE source = ? AND as_of < ?"
 _CANDLES = """
 SELECT symbol, open_time, high, low, close FROM candles
@@ -99,7 +99,7 @@ def read_account(settings: Settings, reader: Any, as_of: datetime, source: str, 
         initial_usd=settings.account_initial_usd,
         as_of=as_of,
         balance_override=reading,
-        forgiven_until=_instant(reader.rows(_LIFTED, (as_of,))[0]["newest"]),
+        forgiven_until=_instant(reader.rows(_LIFTED, (source, as_of))[0]["newest"]),
     )
     waiting = accepted[~accepted["signal_id"].isin(outcomes.loc[outcomes["entry_time"].notna(), "signal_id"])]
     over = outcomes.loc[outcomes["exit_time"].notna(), "signal_id"]

@@ -37,6 +37,8 @@ SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)) FILTER (reserved_at >= ?),
        coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) AS month
 FROM llm_calls WHERE reserved_at >= ? AND reserved_at < ? AND as_of < ?
 """
+# A person's halt holds for every scan of its time; what an account or a budget called for, for its own.
+_HALTS = "SELECT * FROM halts WHERE started_at <= ? AND (kind = 'manual' OR source = ?)"
 _CALLS_MADE = "SELECT count(*) AS n FROM llm_calls WHERE analyst = ? AND as_of > ? AND as_of < ?"
 _PRICES = """
 SELECT symbol, open_time, open, high, low, close FROM candles WHERE open_time < ? AND open_time >= ?
@@ -145,7 +147,7 @@ def _gate_context(
     free = worst == 0.0
     return GateContext(
         limits=GateLimits.of(s, rule_set(s, ctx.as_of), fee_rate=fee_preset(s.fees).rate_per_side),
-        halts=reader.query("SELECT * FROM halts WHERE started_at <= ?", (ctx.as_of,)),
+        halts=reader.query(_HALTS, (ctx.as_of, ctx.source)),
         accepted_times=account.accepted_times,
         account=account.state,
         pending_risk_usd=account.pending_usd,

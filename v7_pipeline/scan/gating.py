@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pandas as pd
 
 from v7_pipeline.alerts.outbox import alerts_for_regimes, alerts_for_rest, alerts_for_scan
+from v7_pipeline.alerts.watched import alerts_for_halts
 from v7_pipeline.analyst.base import ANALYST_RESTING
 from v7_pipeline.gates.evaluate import gate_signals
 from v7_pipeline.scan.account import Account, products, rule_set
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
 from v7_pipeline.scan.decide import gate_inputs, newest_readings, rotation
+from v7_pipeline.scan.watch import breach_halts
 from v7_pipeline.store.schema import TABLES
 from v7_pipeline.trades import size_signals
 
@@ -62,6 +65,9 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
         rotation=rotation(ctx.as_of),
     )
     writes = [Write("gated_signals", ctx.marked_rows("gated_signals", gated), "new")]
+    halts = _halts(ctx, account)
+    if halts:
+        writes.append(Write("halts", ctx.marked_rows("halts", halts), "new"))
     if not ctx.is_late:
         failed = json.loads(failures[0]["failures"]) if failures else {}
         joined = todo.drop(columns=["source", "run_id", "code_version"]).merge(
@@ -70,11 +76,19 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
         for alerts in (
             alerts_for_scan(joined, NO_CLOSED, failed, as_of=ctx.as_of, **ctx.alert_marks),
             alerts_for_regimes(changes, **ctx.alert_marks),
+            alerts_for_halts(halts, **ctx.alert_marks),
             *_rest(ctx, todo),
         ):
             if len(alerts):
                 writes.append(Write("alerts", ctx.marked_rows("alerts", alerts), "new"))
     return StepResult(tuple(writes), notes)
+
+
+def _halts(ctx: ScanContext, account: Account) -> list[dict[str, Any]]:
+    """The halts that a breach calls for. Those of a look at the past are its own: live scans have others."""
+    own = "" if ctx.source == ctx.settings.source else f"{ctx.source}-"
+    zone = rule_set(ctx.settings, ctx.as_of).zone
+    return [{**row, "halt_id": f"{own}{row['halt_id']}"} for row in breach_halts(account.state, ctx.as_of, zone)]
 
 
 def _rest(ctx: ScanContext, decisions: pd.DataFrame) -> list[pd.DataFrame]:
