@@ -97,3 +97,17 @@ def test_what_a_sensor_halts_the_next_scan_respects(scans: Scans) -> None:
     assert scans.next() == 0 and "HALTED (daily) since 2026-11-20 06:22Z until 2026-11-20 23:00Z" in scans.printed()
     gated = scans.rows("SELECT halt_ok, gate_inputs FROM gated_signals QUALIFY as_of = max(as_of) OVER ()")
     assert all(row["halt_ok"] is False and "daily-2026-11-20" in row["gate_inputs"] for row in gated)
+
+
+def test_a_scan_that_sees_a_breach_halts_and_tells_it_in_its_own_transaction(scans: Scans) -> None:
+    put_closed(scans.runtime, -5_001.0, FIRST - timedelta(minutes=30))
+    assert scans.next() == 0
+    (made,) = scans.rows("SELECT * FROM halts")
+    assert (made["halt_id"], made["kind"], made["until"]) == (
+        "daily-2026-11-20", "daily", datetime(2026, 11, 20, 23, 0, tzinfo=UTC),
+    )  # fmt: skip
+    assert made["run_id"] == scans.rows("SELECT run_id FROM gated_signals LIMIT 1")[0]["run_id"]
+    told = scans.rows("SELECT * FROM alerts WHERE kind = 'halt'")
+    assert [(row["severity"], "$95,000.00" in row["body"]) for row in told] == [("critical", True)]
+    assert scans.next() == 0 and len(scans.rows("SELECT * FROM halts")) == 1
+    assert scans.decided() == ["HALT_DAILY,FTMO_BREACHED_DAILY,FTMO_DAILY_ROOM"] * 2
