@@ -311,7 +311,9 @@ def show_settings(demo: Demo = None) -> None:
     for name in ("setting", "value", "from", "meaning"):
         table.add_column(name, overflow="fold")
     for field, info in type(settings).model_fields.items():
-        table.add_row(env_name(field), Text(shown(settings, field)), origin_of(field, given), info.description)
+        table.add_row(
+            env_name(field), Text(shown(settings, field)), origin_of(field, given), Text(info.description or "")
+        )
     out().print(table)
 
 

@@ -191,16 +191,18 @@ class Settings(BaseSettings):
     risk_per_trade: float = Field(0.005, gt=0, le=0.05, description="fraction of initial capital risked on one signal")
     ftmo_buffer: float = Field(0.10, ge=0, le=1, description="share of the daily allowance that is never risked")
     leverage: Annotated[dict[str, float], NoDecode] = Field(
-        {}, description="largest notional over equity by product, such as BTC-USD=3.3; the others have the rule set's"
+        {},
+        description="largest notional over equity, for all or by product, such as BTC-USD=3.3; default: the rules'",
     )
     commission: Annotated[dict[str, float], NoDecode] = Field(
-        {}, description="fraction of a side's notional by product, such as SOL-USD=0.0005; the others as in the rules"
+        {},
+        description="fraction of a side's notional, for all or by product, as SOL-USD=0.0005; default: the rules'",
     )
     contract_size: Annotated[dict[str, float], NoDecode] = Field(
-        {}, description="base units a lot by product, such as SOL-USD=100; the others have the rule set's"
+        {}, description="base units a lot by product, such as SOL-USD=100; default: the rules'"
     )
     quantity_increment: Annotated[dict[str, float], NoDecode] = Field(
-        {}, description="step of a quantity in base units by product, such as BTC-USD=0.01; the others have 0.00000001"
+        {}, description="step of a quantity in base units by product, such as BTC-USD=0.01; default: 0.00000001"
     )
 
     # --- trades ---------------------------------------------------------------------------
@@ -281,7 +283,9 @@ class Settings(BaseSettings):
     @field_validator("leverage", "commission", "contract_size", "quantity_increment", mode="before")
     @classmethod
     def _split_by_product(cls, value: Any) -> Any:
-        return _pairs(value, "names no product; write each product once, as BTC-USD=1")
+        if isinstance(value, str) and re.fullmatch(r"\s*[\d.]+\s*", value):
+            return {"*": value.strip()}
+        return _pairs(value, "names no product; write each product once, as BTC-USD=1, or one number for all")
 
     @field_validator("leverage", "commission", "contract_size", "quantity_increment")
     @classmethod

@@ -401,11 +401,13 @@ def test_lesson_30_settings_and_doctor_mask_every_secret(at_home: Scanned, monke
 
 def test_settings_say_where_each_comes_from(at_home: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("V7_MAX_SIGNALS_PER_HOUR", "4")
-    Path(".env").write_text("V7_LEVERAGE=2\n")
+    Path(".env").write_text("V7_LEVERAGE=2\nV7_CONTRACT_SIZE=SOL-USD=100,ETH-USD=10\n")
     out = v7("settings", "--demo").out
     for name, value, origin in (
         ("V7_MAX_SIGNALS_PER_HOUR", "4", "environment"),
-        ("V7_LEVERAGE", "2.0", ".env"),
+        ("V7_LEVERAGE", "*=2", ".env"),
+        ("V7_CONTRACT_SIZE", "SOL-USD=100,ETH-USD=10", ".env"),
+        ("V7_COMMISSION", "not set", "default"),
         ("V7_MODE", "demo", "argument"),
         ("V7_SYMBOLS", "BTC-USD,ETH-USD,SOL-USD", "default"),
     ):

@@ -91,6 +91,37 @@ def test_settings_cannot_change_under_a_run() -> None:
         load_settings().mode = "demo"  # type: ignore[misc]
 
 
+def test_figures_of_products_are_read_by_product_or_for_all() -> None:
+    told = load_settings(leverage="2.5", commission="btc-usd=0, SOL-USD=0.0005", contract_size="SOL-USD=100")
+    assert told.leverage == {"*": 2.5} and told.contract_size == {"SOL-USD": 100.0}
+    assert told.commission == {"BTC-USD": 0.0, "SOL-USD": 0.0005} and told.quantity_increment == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"leverage": "BTC-USD=0"}, "above zero"),
+        ({"leverage": "BTC-USD=nan"}, "above zero"),
+        ({"contract_size": "BTC-USD"}, "names no product"),
+        ({"commission": "BTC-USD=1,BTC-USD=2"}, "names no product"),
+        ({"quantity_increment": "BTC-USD=a"}, "V7_QUANTITY_INCREMENT"),
+        ({"gates_off": "everything"}, "V7_GATES_OFF"),
+        ({"min_confidence": 0.5}, "V7_MIN_CONFIDENCE"),
+        ({"account_currency": "EUR"}, "V7_ACCOUNT_CURRENCY"),
+    ],
+)
+def test_a_figure_of_the_account_that_cannot_be_meant_is_refused_in_one_sentence(
+    changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words) as told:
+        load_settings(**changes)
+    assert env_name(next(iter(changes))) in str(told.value) and "\n" not in str(told.value)
+
+
+def test_lesson_25_gates_that_are_off_are_named_in_their_own_words() -> None:
+    assert load_settings(gates_off=" Rate,ftmo,rate").gates_off == ("rate", "ftmo")
+
+
 def test_symbols_are_tidied_and_kept_once_in_order() -> None:
     assert load_settings(symbols=" eth-usd,BTC-USD, ETH-USD ").symbols == ("ETH-USD", "BTC-USD")
 

@@ -20,6 +20,7 @@ from v7_pipeline.gates.base import instant
 __all__ = ["RuleSet", "RulesError", "day_bounds", "ftmo_day", "rule_names", "rules"]
 
 PRAGUE = ZoneInfo("Europe/Prague")
+EVERY = "*"  # a figure of every symbol that has none of its own
 
 
 class RulesError(ValueError):
@@ -33,7 +34,8 @@ class RuleSet:
     daily_loss, max_loss and profit_target are fractions of the initial capital; `trailing`: the maximum loss follows
     the highest end-of-day balance; best_day_share: largest part of the profit that one day may have made;
     commission_rate: fraction of a side's notional; leverage: largest notional over equity; contract_sizes: base units a
-    lot, by symbol. `commissions` and `leverages` hold the symbols that differ. None: no such rule.
+    lot, by symbol. `commissions` and `leverages` hold the symbols that differ; * stands for every other symbol. None:
+    no such rule.
     """
 
     name: str
@@ -54,11 +56,15 @@ class RuleSet:
 
     def commission_of(self, symbol: str) -> float:
         """Fraction of a side's notional that a trade of `symbol` pays."""
-        return self.commissions.get(symbol, self.commission_rate)
+        return self.commissions.get(symbol, self.commissions.get(EVERY, self.commission_rate))
 
     def leverage_of(self, symbol: str) -> float:
         """Largest notional over equity of `symbol`."""
-        return self.leverages.get(symbol, self.leverage)
+        return self.leverages.get(symbol, self.leverages.get(EVERY, self.leverage))
+
+    def contract_size_of(self, symbol: str) -> float | None:
+        """Base units a lot of `symbol`; None where the firm states none."""
+        return self.contract_sizes.get(symbol, self.contract_sizes.get(EVERY))
 
     def with_own(
         self, commissions: Mapping[str, float], leverages: Mapping[str, float], contract_sizes: Mapping[str, float]

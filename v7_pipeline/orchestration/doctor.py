@@ -101,10 +101,12 @@ def _locked() -> dict[str, str]:
 def shown(settings: Settings, field: str) -> str:
     """A setting's value for people to read: secrets and passwords masked, a list as it is written."""
     value = getattr(settings, field)
-    if value is None or value == ():
+    if value is None or value == () or value == {}:
         return "not set"
     if "SecretStr" in repr(value):
         return "set (masked)"
+    if isinstance(value, dict):
+        return ",".join(f"{name}={figure:g}" for name, figure in value.items())
     return without_secrets(",".join(value) if isinstance(value, tuple) else str(value))
 
 

@@ -14,13 +14,14 @@ import pandas as pd
 
 from v7_pipeline.gates.conditions import OpenRisk
 from v7_pipeline.gates.ftmo import AccountState, Balance, account_state
-from v7_pipeline.gates.rulesets import RuleSet, day_bounds, rules
+from v7_pipeline.gates.rulesets import EVERY, RuleSet, day_bounds, rules
 from v7_pipeline.settings import Settings
 from v7_pipeline.trades import Product, follow, pending_risk_usd, positions
 
 __all__ = ["Account", "products", "read_account", "rule_set"]
 
 MINUTE = timedelta(minutes=1)
+SMALLEST = 1e-8  # base units; Coinbase's own step of its products
 
 _PAPER = """
 SELECT o.*, s.stop_price, s.target_price, s.entry_price AS planned_entry, s.horizon_minutes
@@ -128,12 +129,13 @@ def rule_set(settings: Settings, as_of: datetime) -> RuleSet:
 
 def products(settings: Settings, rules: RuleSet, symbols: Iterable[str]) -> dict[str, Product]:
     """How each of `symbols` is traded on the account."""
+    steps = settings.quantity_increment
     return {
         symbol: Product(
             fee_rate=rules.commission_of(symbol),
             leverage=rules.leverage_of(symbol),
-            contract_size=rules.contract_sizes.get(symbol),
-            quantity_increment=settings.quantity_increment.get(symbol, 1e-8),
+            contract_size=rules.contract_size_of(symbol),
+            quantity_increment=steps.get(symbol, steps.get(EVERY, SMALLEST)),
         )
         for symbol in symbols
     }

@@ -390,7 +390,14 @@ def _at(frame: pd.DataFrame, instants: list[datetime]) -> pd.DataFrame:
 
 def test_lesson_19_every_table_of_the_scan_has_rows(lived: Lived) -> None:
     filled = {name for name, frame in lived.day.items() if len(frame)}
-    unused = {"halts", "manual_trades", "market_context", "balances"}  # by a day without any of them
+    unused = {
+        "halts",
+        "manual_trades",
+        "market_context",
+        "balances",
+        "crossings",
+        "account_readings",
+    }  # by a day without any of them
     assert filled == set(TABLES) - unused - {"alerts"}, "nobody is alerted of the past"
     assert len(lived.morning["alerts"])
 
