@@ -10,8 +10,9 @@ a question whose cheap gates (freshness, halt, rate, FTMO room, budget) refuse i
 takes its place in the hour and in the account, where it is followed to its end by the pipeline's own functions.
 
 What is simulated: the market, the answers (the rules', somewhat shorter than a language model's) and their
-tokens. Left out: repairs, time-outs, the Bayesian win rate (no outcome is fed back), and
-FTMO breaches in minutes before the last 26 hours of an open position. The sandbox counts 0.3 tokens a character.
+tokens. Left out: repairs, time-outs, the Bayesian win rate (no outcome is fed back), correlations (all products count
+as moving alike), and FTMO breaches in minutes before the last 26 hours of an open position. The sandbox counts 0.3
+tokens a character.
 """
 
 from __future__ import annotations
@@ -226,6 +227,7 @@ class _Book:
         self.candles = candles[["symbol", "open_time", "open", "high", "low", "close"]]
 
     def context(self, as_of: datetime, rows: pd.DataFrame) -> Any:
+        from v7_pipeline.gates.conditions import OpenRisk
         from v7_pipeline.gates.evaluate import GateContext
 
         recent = [t["as_of"].iloc[0].to_pydatetime() for t in self.trades if t["as_of"].iloc[0] > as_of - 60 * MINUTE]
@@ -239,6 +241,11 @@ class _Book:
             month_room_usd=NO_BUDGET,
             call_worst_case_usd=self.month.worst_case,
             volatility=dict(zip(rows["symbol"], rows["volatility_240"], strict=True)),
+            open_risks=[
+                OpenRisk(t["symbol"].iloc[0], t["side"].iloc[0], float(t["risk_usd"].iloc[0]))
+                for t in self.trades
+                if not t["exit_time"].iloc[0] + MINUTE <= as_of
+            ],
         )
 
     def _state(self, as_of: datetime) -> Any:
@@ -260,14 +267,15 @@ class _Book:
             self.lost = state
         return state
 
-    def sizing(self, context: Any) -> dict[str, float]:
+    def sizing(self, context: Any) -> dict[str, Any]:
+        from v7_pipeline.scan.account import products
+
         s = self.settings
         return {
             "risk_usd": s.risk_per_trade * s.account_initial_usd,
-            "fee_rate": self.fee_rate,
             "slippage": s.slippage,
-            "equity": context.account.equity,
-            "leverage": s.leverage,
+            "free_margin_usd": context.account.equity - context.account.margin_usd,
+            "products": products(s, self.rules, s.symbols),
         }
 
     def take(self, gated: pd.DataFrame) -> None:

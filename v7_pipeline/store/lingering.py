@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Attach", "Attached", "Lingering", "let_go", "lingering"]
 
 _log = logging.getLogger(__name__)
+_AT_EXIT_S = 10.0  # longer than a checkpoint; a block that never ends must not keep the process
 
 
 class Attached:
@@ -85,12 +86,12 @@ class Lingering:
                 timer.daemon = True
                 timer.start()
 
-    def let_go(self, *, wait: bool = True) -> None:
+    def let_go(self, *, wait_s: float = -1) -> None:
         """Detach the file, which checkpoints it; within a block of this thread that is left to the block's end.
 
-        A block of another thread is waited for, or not: then nothing is done while one is under way.
+        What another thread does with it is waited for `wait_s` seconds, -1: as long as it takes; then nothing is done.
         """
-        if not self._lock.acquire(blocking=wait):
+        if not self._lock.acquire(timeout=wait_s):
             return
         try:
             if self._attached is not None and not self._in_use:
@@ -127,10 +128,15 @@ def let_go(path: Path) -> None:
         found.let_go()
 
 
-def _let_go_of_all() -> None:
-    # Whoever forks or ends the process must not wait for a block that may wait for it.
+def _let_go_of_all(wait_s: float = 0) -> None:
+    # Whoever forks must not wait for a block that may wait for it.
     for found in list(_all.values()):
-        found.let_go(wait=False)
+        found.let_go(wait_s=wait_s)
+
+
+def _at_exit() -> None:
+    # A timer's thread that is detaching the file when the interpreter ends would abort the process.
+    _let_go_of_all(_AT_EXIT_S)
 
 
 def _forget_all() -> None:
@@ -140,5 +146,5 @@ def _forget_all() -> None:
     _all.clear()
 
 
-atexit.register(_let_go_of_all)
+atexit.register(_at_exit)
 os.register_at_fork(before=_let_go_of_all, after_in_child=_forget_all)

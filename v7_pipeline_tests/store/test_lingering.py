@@ -184,3 +184,22 @@ def test_closing_within_a_block_waits_for_its_end(path: Path, at: Callable[[floa
         tx.upsert("candles", make_rows("candles", 3))
     store.close()
     assert not attached(path) and len(at(0).read("candles")) == 3
+
+
+ENDS_WHILE_CLOSING = """
+import sys, time
+from datetime import UTC, datetime
+from v7_pipeline.store import open_store
+store = open_store("duckdb:" + sys.argv[1], linger_s=0.01)
+store.migrate("0", datetime.now(UTC))
+with store.transaction() as tx:
+    tx.execute("CREATE TABLE wide AS SELECT range AS a, random() AS b FROM range(2000000)", ())
+time.sleep(0.04)  # the file is being closed by now, which takes longer than the rest of this process
+"""
+
+
+def test_a_process_that_ends_while_its_file_is_being_closed_ends_well(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS_WHILE_CLOSING, str(tmp_path / "v7.duckdb")], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
