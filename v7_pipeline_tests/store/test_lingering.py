@@ -190,11 +190,11 @@ ENDS_WHILE_CLOSING = """
 import sys, time
 from datetime import UTC, datetime
 from v7_pipeline.store import open_store
-store = open_store("duckdb:" + sys.argv[1], linger_s=0.01)
+store = open_store("duckdb:" + sys.argv[1], linger_s=0.02)
 store.migrate("0", datetime.now(UTC))
 with store.transaction() as tx:
-    tx.execute("CREATE TABLE wide AS SELECT range AS a, random() AS b FROM range(2000000)", ())
-time.sleep(0.04)  # the file is being closed by now, which takes longer than the rest of this process
+    tx.execute("CREATE TABLE wide AS SELECT range AS a, random() AS b FROM range(300000)", ())
+time.sleep(0.024)  # the file is being closed by now, which takes longer than the rest of this process
 """
 
 
