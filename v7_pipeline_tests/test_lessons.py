@@ -14,7 +14,8 @@ NAMED = {
     for name in re.findall(r"^\s*def (test_\w+)", path.read_text(), re.MULTILINE)
     for number in re.findall(r"lesson_(\d\d)", name)
 }
-BUILT = (1, 2, 4, 7, 13, 14, 18, 19, 20, 21, 27, 30, 32)
+# Arms that are compared with one another (23) come with strategies side by side.
+BUILT = tuple(number for number in range(1, 33) if number != 23)
 
 
 @pytest.mark.parametrize("number", BUILT)
