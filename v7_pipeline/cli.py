@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from v7_pipeline import __version__, cli_budget, cli_halt, cli_llm
+from v7_pipeline import __version__, cli_account, cli_budget, cli_halt, cli_llm
 from v7_pipeline.cli_common import Demo, UsageProblemError
 from v7_pipeline.cli_common import settings_of as _settings
 from v7_pipeline.cli_common import store_of as _store
@@ -31,6 +31,8 @@ app = typer.Typer(
     help="V7: ten theories, an analyst, gates and honest outcomes for crypto signals. It places no orders.",
 )
 
+app.add_typer(cli_account.ftmo_app, name="ftmo")
+app.add_typer(cli_account.account_app, name="account")
 app.add_typer(cli_budget.app, name="budget")
 app.add_typer(cli_llm.app)
 app.add_typer(cli_halt.app)  # without a name: its commands are ours
