@@ -269,7 +269,8 @@ def _set_line(told: Row) -> Text:
 
 
 def _positions_table(told: Row) -> Group:
-    table = Table(title=f"OPEN POSITIONS{_demo(told['demo'])}", title_justify="left", expand=False)
+    title = f"OPEN POSITIONS as the newest scan left them{_demo(told['demo'])}"
+    table = Table(title=title, title_justify="left", expand=False)
     for name in ("signal", "side", "quantity", "entry", "price", "stop", "floating", "loss at stop"):
         table.add_column(name, justify="left" if name in ("signal", "side") else "right")
     for row in told["positions"]:
@@ -280,7 +281,7 @@ def _positions_table(told: Row) -> Group:
         )  # fmt: skip
     risk = (
         f"all stopped out costs {usd_text(told['open_risk_usd'])} from the equity now; "
-        f"waiting for their fill: {usd_text(told['pending_risk_usd'])}"
+        f"waiting for their fill: {usd_text(told['pending_risk_usd'])}; margin left {usd_text(told['free_margin_usd'])}"
     )
     return Group(table, Text(risk))
 

@@ -64,7 +64,7 @@ def ftmo(
     now = datetime.now(UTC).replace(microsecond=0)
     as_of = _past(at, "--at", now) if at else now
     with store_of(settings).reading() as reader:
-        told = account_figures(settings, reader, as_of, settings.source)
+        told = account_figures(settings, reader, as_of, settings.source, whole=True)
     if as_json:
         typer.echo(_json(told))
         return

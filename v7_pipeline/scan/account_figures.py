@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from v7_pipeline.gates import conditions
+from v7_pipeline.gates.evaluate import GateLimits
 from v7_pipeline.gates.ftmo import AccountState
 from v7_pipeline.gates.rulesets import RuleSet
 from v7_pipeline.scan.account import Account, read_account, rule_set
@@ -45,12 +46,13 @@ SELECT EXISTS (SELECT 1 FROM candles WHERE source = 'demo' OR contains(venue, 's
 """
 
 
-def account_figures(settings: Settings, reader: Reader, as_of: datetime, source: str) -> Row:
+def account_figures(settings: Settings, reader: Reader, as_of: datetime, source: str, *, whole: bool = False) -> Row:
     """The account of `source` at `as_of` with its limits, gauges, positions, halts and what the next trade may risk.
 
     Amounts in USD, shares as fractions, instants aware in UTC; None is what is not known or what the rules do not have.
+    `whole` looks for breaches in every minute since the first trade, as in read_account.
     """
-    account = read_account(settings, reader, as_of, source)
+    account = read_account(settings, reader, as_of, source, whole=whole)
     rules = rule_set(settings, as_of)
     state = account.state
     halts = reader.rows(_HALTS, (as_of, as_of, as_of))
@@ -78,8 +80,9 @@ def account_figures(settings: Settings, reader: Reader, as_of: datetime, source:
         "open_positions": state.open_positions,
         "open_risk_usd": state.open_risk_usd,
         "pending_risk_usd": account.pending_usd,
+        "free_margin_usd": account.free_margin_usd,
         "prices_as_of": state.prices_as_of,
-        "positions": _positions(settings, reader, as_of, source),
+        "positions": _positions(settings, rules, reader, as_of, source),
         "day": {"began_at": state.day_started_at, "ends_at": state.day_ends_at, "timezone": rules.timezone},
         "breached": state.breached,
         "breached_at": state.breached_at,
@@ -136,15 +139,16 @@ def _next_trade(settings: Settings, rules: RuleSet, account: Account, halts: lis
 
     The gate itself is asked, with a trade that risks nothing: what it says is left is left for the next one.
     """
-    buffer_usd = settings.ftmo_buffer * rules.daily_loss * settings.account_initial_usd
+    limits = GateLimits.of(settings, rules, fee_rate=0.0)
     risk_usd = settings.risk_per_trade * settings.account_initial_usd
     answer = conditions.ftmo(
         account.state,
         0.0,
         as_of=account.state.as_of,
-        buffer_usd=buffer_usd,
-        max_age_s=settings.max_price_age_s,
+        buffer_usd=limits.ftmo_buffer_usd,
+        max_age_s=limits.max_equity_age_s,
         pending_usd=account.pending_usd,
+        pending_margin_usd=account.pending_margin_usd,
     )
     left = answer.inputs.get("room_left_usd")
     stops = [halt for halt in halts if halt["kind"] != "budget"]  # a budget's halt stops calls, not trades
@@ -159,16 +163,16 @@ def _next_trade(settings: Settings, rules: RuleSet, account: Account, halts: lis
         "bound_by": bound,
         "risk_per_trade_usd": risk_usd,
         "room_left_usd": left,
-        "buffer_usd": buffer_usd,
+        "buffer_usd": limits.ftmo_buffer_usd,
     }
 
 
-def _positions(settings: Settings, reader: Reader, as_of: datetime, source: str) -> list[Row]:
+def _positions(settings: Settings, rules: RuleSet, reader: Reader, as_of: datetime, source: str) -> list[Row]:
     """The open positions as the newest scan left them, with their price now and what their stop would cost."""
     rows = reader.query(_OPEN, (source, as_of, as_of))
     if rows.empty:
         return []
-    book = positions(rows, rows, slippage=settings.slippage)
+    book = positions(rows, rows, slippage=settings.slippage, rate_of=rules.commission_of)
     symbols = sorted(set(book["symbol"]))
     newest = reader.newest("candles", 1, before=as_of, symbols=symbols).set_index("symbol")["close"]
     found = []
