@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from v7_pipeline.alerts.text import (
     MISSING,
+    lots_text,
     number_text,
     percent_text,
     price_text,
@@ -55,12 +57,14 @@ def create_app(
     dagster_url: str | None = None,
     daily_budget_usd: float | None = None,
     clock: Callable[[], datetime] | None = None,
+    settings: Settings | None = None,
 ) -> Starlette:
     """The dashboard as an ASGI application.
 
     `hosts` are the names it answers to (others get 400, so that no foreign page can read it through a
     rebound name; "*" answers to all). `daily_budget_usd` is shown beside today's cost. `clock` returns the
-    present instant in UTC.
+    present instant in UTC. `settings` tell the account's rules and size and the gates that are off; without
+    them no account is shown.
 
     GET / is the page, /api/status its figures, /api/signals?symbol=&limit= the newest decisions, /health the
     process. A busy store answers 503 with Retry-After, a missing or unusable one 503 with what to do.
@@ -77,7 +81,7 @@ def create_app(
 
     def page(request: Request) -> Response:
         now = now_of()
-        shown = queries.snapshot(store, now, mode)
+        shown = queries.snapshot(store, now, mode, settings)
         for row in (*shown["decisions"], *shown["accepted"]):
             row["reward_risk"] = reward_risk(row["entry_price"], row["stop_price"], row["target_price"])
         html = environment.get_template("page.html").render(
@@ -94,7 +98,7 @@ def create_app(
 
     def status(request: Request) -> Response:
         now = now_of()
-        shown = queries.snapshot(store, now, mode)
+        shown = queries.snapshot(store, now, mode, settings)
         scan = shown["scan"]
         return JSONResponse(
             _json(
@@ -113,6 +117,8 @@ def create_app(
                     "gates_off": shown["gates_off"],
                     "halts": shown["halts"],
                     "accepted_24h": len(shown["accepted"]),
+                    "account": shown["account"],
+                    "account_problem": shown["account_problem"],
                 }
             ),
             headers=_HEADERS,
@@ -162,7 +168,7 @@ def run(
     dagster_url: str | None = None,
     settings: Settings | None = None,
 ) -> None:
-    """Serve the dashboard until interrupted; `settings` tell the daily budget."""
+    """Serve the dashboard until interrupted; `settings` tell the daily budget and the account's rules."""
     import uvicorn
 
     anywhere = host in ("0.0.0.0", "::", "")
@@ -172,6 +178,7 @@ def run(
         hosts=["*"] if anywhere else [host, "localhost", "127.0.0.1"],
         dagster_url=dagster_url,
         daily_budget_usd=settings.daily_budget_usd if settings else None,
+        settings=settings,
     )
     uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
 
@@ -188,11 +195,14 @@ def _environment() -> Any:
     environment.filters |= {
         "commas": lambda words: ", ".join(word.strip() for word in words.split(",")) if words else MISSING,
         "duration": _duration,
+        "lots": lots_text,
         "number": number_text,
         "percent": percent_text,
         "price": price_text,
         "time": time_text,
+        "there": lambda at, zone: f"{at.astimezone(ZoneInfo(zone)):%H:%M} {zone}",
         "usd": usd_text,
+        "width": lambda share: f"{100 * min(max(share, 0.0), 1.0):.1f}%",
         "word": lambda value: MISSING if value is None or value == "" else value,
     }
     return environment

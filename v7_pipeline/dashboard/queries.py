@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
+
+from v7_pipeline.scan.account_figures import account_figures
+
+if TYPE_CHECKING:
+    from v7_pipeline.settings import Settings
 
 __all__ = ["ReadableStore", "signals", "snapshot"]
 
@@ -28,7 +33,8 @@ SELECT s.signal_id, s.as_of, s.features_as_of, s.decided_at, s.symbol, s.strateg
        s.confidence, s.entry_price, s.stop_price, s.target_price, s.horizon_minutes, s.reasoning,
        s.key_theories, s.would_change_my_mind, s.ungrounded_numbers,
        s.market_price, s.price_age_s, s.status, s.status_reason, s.source, g.accepted,
-       g.tier, g.reason_codes, g.gates_off, g.quantity, g.risk_usd, o.outcome, o.exit_reason, o.entry_time,
+       g.tier, g.reason_codes, g.gates_off, g.quantity, g.lots, g.notional_usd,
+       g.capped_by, g.risk_usd, o.outcome, o.exit_reason, o.entry_time,
        o.exit_time, o.net_return, o.r_multiple, o.pnl_usd
 FROM llm_signals s
 LEFT JOIN gated_signals g USING (signal_id)
@@ -56,8 +62,11 @@ QUALIFY row_number() OVER (PARTITION BY scope, source ORDER BY as_of DESC) = 1 O
 _LOOK_BACK = timedelta(days=7)  # before the newest scan; a decision older than this is no "latest" one
 
 
-def snapshot(store: ReadableStore, now: datetime, mode: str) -> Row:
-    """Everything that the page shows at `now`, by the names that its template uses; figures of `mode` come first."""
+def snapshot(store: ReadableStore, now: datetime, mode: str, settings: Settings | None = None) -> Row:
+    """Everything that the page shows at `now`, by the names that its template uses; figures of `mode` come first.
+
+    Without `settings` the account is not known; where they name rules that there are not, `account_problem` says so.
+    """
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     with store.reading() as reader:
         scans = _rows(reader.query("SELECT * FROM scans ORDER BY as_of DESC LIMIT 1", ()))
@@ -76,6 +85,7 @@ def snapshot(store: ReadableStore, now: datetime, mode: str) -> Row:
             "SELECT symbol, open_time, close FROM candles WHERE open_time >= ? ORDER BY symbol, open_time",
             (newest - timedelta(hours=6),),
         )
+        account, problem = _account(settings, reader, now)
     scan = scans[0] if scans else None
     for row in decisions:  # a row that no gate has seen yet is not accepted
         row["accepted"] = bool(row["accepted"])
@@ -87,7 +97,12 @@ def snapshot(store: ReadableStore, now: datetime, mode: str) -> Row:
         "cost": cost,
         "win_rates": win_rates,
         "halts": halts,
-        "gates_off": sorted({gate for row in decisions for gate in _split(row["gates_off"])}),
+        "gates_off": sorted(
+            {gate for row in decisions for gate in _split(row["gates_off"])}
+            | set(settings.gates_off if settings else ())
+        ),
+        "account": account,
+        "account_problem": problem,
         "closes": closes,
         "is_demo": any(row["source"] == "demo" for row in (*scans, *decisions)),
     }
@@ -102,6 +117,16 @@ def signals(store: ReadableStore, *, symbol: str | None, limit: int) -> list[Row
     for row in rows:
         row["gates_off"], row["reason_codes"] = _split(row["gates_off"]), _split(row["reason_codes"])
     return rows
+
+
+def _account(settings: Settings | None, reader: Any, now: datetime) -> tuple[Row | None, str | None]:
+    """The account's figures, and why there are none: a person must see a wrong setting, not an empty panel."""
+    if settings is None:
+        return None, None
+    try:
+        return account_figures(settings, reader, now, settings.source), None
+    except (KeyError, ValueError) as error:
+        return None, str(error.args[0])
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from v7_pipeline.store import StoreBusy, open_store
-from v7_pipeline_tests.dashboard.conftest import EVIL, NEWEST, NOW, decision, gated, put, rate, scan
+from v7_pipeline_tests.dashboard.conftest import EVIL, NEWEST, NOW, closed, decision, gated, put, rate, scan
 
 
 def row_of(page: str, symbol: str) -> str:
@@ -266,3 +266,107 @@ def test_other_host_names_are_refused(store, serve):
 def test_an_unknown_address_is_not_found(store, serve):
     get = serve(store)
     assert get("/nothing").status == 404
+
+
+# --- the account --------------------------------------------------------------------------
+
+
+def text_of(page: str, heading: str) -> str:
+    """The words of one part of the page."""
+    part = page.split(f"<h2>{heading}")[1].split("<h2>")[0]
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", part))
+
+
+@pytest.fixture
+def with_account(store, serve, make_settings):
+    """The page with an account of 100,000 USD on it, and settings changed as asked for."""
+
+    def start(**changes):
+        return serve(store, settings=make_settings(**changes))
+
+    return start
+
+
+@pytest.fixture
+def lost(store):
+    """300 USD won three hours ago, 1,200 lost two hours ago, and nothing open."""
+    early = NEWEST - timedelta(hours=3)
+    with store.transaction() as tx:
+        put(tx, "llm_signals", decision("ETH-USD", early), decision("BTC-USD", NEWEST - timedelta(hours=2)))
+        put(tx, "gated_signals", gated("BTC-USD", NEWEST - timedelta(hours=30), reason_codes="x"))
+        put(
+            tx, "outcomes",
+            closed("BTC-USD", NEWEST - timedelta(hours=2), quantity=100.0, exit_price=88.0, fee_preset="none"),
+            closed("ETH-USD", early, quantity=100.0, exit_price=103.0, fee_preset="none"),
+        )  # fmt: skip
+
+
+NO_FEES = {"commission": {"BTC-USD": 0.0, "ETH-USD": 0.0}, "slippage": 0.0}
+
+
+def test_the_account_is_shown_with_its_room_and_the_next_roll(lost, with_account):
+    text = text_of(with_account(**NO_FEES)("/").text, "Account")
+    assert "ftmo-2step-challenge, version of 2025-07-26" in text
+    assert "Equity $99,100.00 balance $99,100.00, started with $100,000.00" in text
+    assert "Daily room $4,100.00 82 % of $5,000.00, limit $95,000.00 least since midnight $4,100.00" in text
+    assert "Total room $9,100.00 91 % of $10,000.00, limit $90,000.00" in text
+    assert "Target -9 % $10,900.00 to go to $110,000.00" in text
+    assert "Trading days 1 of 4 best day" in text
+    assert "Next trade may risk $500.00 risk per trade; $3,600.00 left after the buffer" in text
+    assert "Day rolls in 10 h 58 min 2023-12-11 23:00 UTC 00:00 Europe/Prague" in text
+
+
+def test_the_gauges_are_as_wide_as_the_room_and_need_no_script(lost, with_account):
+    page = with_account(**NO_FEES)("/")
+    widths = re.findall(r'class="gauge"[^>]*aria-label="([^"]*)"[^<]*<i[^>]*style="width: ([0-9.]+)%"', page.text)
+    assert widths == [("Daily room", "82.0"), ("Total room", "91.0"), ("target", "0.0")]
+    assert "<script" not in page.text and "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_the_status_holds_the_accounts_figures(lost, with_account):
+    account = with_account(**NO_FEES)("/api/status").json()["account"]
+    assert account["equity_usd"] == 99_100.0 and account["daily"]["room_share"] == pytest.approx(0.82)
+    assert account["day"]["ends_at"] == "2023-12-11T23:00:00Z" and account["breached"] is None
+
+
+def test_lesson_25_gates_that_the_settings_switch_off_are_shown_before_any_decision(empty_store, serve, make_settings):
+    get = serve(empty_store, settings=make_settings(gates_off="rate"))
+    assert "GATES OFF: rate" in get("/").text
+    assert get("/api/status").json()["gates_off"] == ["rate"]
+
+
+def test_a_fresh_account_is_shown_whole(empty_store, serve, make_settings):
+    text = text_of(serve(empty_store, settings=make_settings())("/").text, "Account")
+    assert "Equity $100,000.00" in text and "Daily room $5,000.00 100 %" in text and "best day –" in text
+
+
+def test_a_breach_and_a_balance_set_by_hand_are_shown(lost, with_account, store):
+    with store.transaction() as tx:
+        reading = {"at": NEWEST - timedelta(minutes=30), "recorded_at": NEWEST, "balance_usd": 94_000.0}
+        put(tx, "account_readings", reading | {"day_start_usd": 100_000.0})
+    text = text_of(with_account(**NO_FEES)("/").text, "Account")
+    assert "BREACHED: the daily limit was broken at 2023-12-11 11:30 UTC" in text
+    assert "Set by hand $94,000.00 31 min 30 s ago" in text
+    assert "Next trade may risk $0.00 FTMO_BREACHED_DAILY" in text
+
+
+def test_rules_that_do_not_exist_are_told_on_the_page(with_account):
+    get = with_account(ftmo_rules="my-own")
+    assert "No account: no rule set &#39;my-own&#39;" in get("/").text
+    assert get("/api/status").json()["account"] is None
+
+
+def test_the_quantity_of_a_signal_is_told_in_units_lots_and_dollars(store, serve):
+    won = NEWEST - timedelta(hours=2)
+    with store.transaction() as tx:
+        put(
+            tx, "gated_signals",
+            gated("BTC-USD", won, accepted=True, tier="HIGH", quantity=1.5, risk_usd=500.0, lots=1.5,
+                  notional_usd=150_000.0, capped_by="leverage"),
+        )  # fmt: skip
+    text = text_of(serve(store)("/").text, "Accepted signals")
+    assert "1.500000 1.5 lots $150,000.00 capped by leverage $500.00" in text
+
+
+def test_without_a_contract_size_no_lots_are_made_up(store, serve):
+    assert "1.500000 no lot size – $500.00" in text_of(serve(store)("/").text, "Accepted signals")
