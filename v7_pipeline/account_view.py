@@ -92,9 +92,13 @@ def simulation_block(found: Simulation, record: DayRecord, rules: RuleSet, *, de
             table.add_row(name, MISSING, MISSING, "the rules have no target")
             continue
         interval = f"{percent_text(chance.lower)} … {percent_text(chance.upper)}"
+        if chance is found.daily and not found.days_beyond_daily:
+            interval = MISSING  # days are drawn whole: the record cannot tell
         table.add_row(name, percent_text(chance.probability), interval, _bar(chance.probability, style))
+    broken = found.daily_by_day[-1] + found.total_by_day[-1]
     lines = [
-        f"days it takes to pass: {_points(found.days_to_pass)} · to break a limit: {_points(found.days_to_breach)}",
+        f"days it takes to pass: {_points(found.days_to_pass, found.passed_by_day[-1], found.runs)} · "
+        f"to break a limit: {_points(found.days_to_breach, broken, found.runs)}",
         f"n = {found.trades} closed trades, {found.trading_days} trading days of {found.recorded_days} days from "
         f"{record.first_day}; {found.runs:,} runs in circular blocks of {_days(found.block)}, seed {found.seed}",
         f"Intervals: the record itself drawn {OUTER} times with {INNER} runs each; they shrink with recorded days, "
@@ -123,7 +127,6 @@ def save_picture(found: Simulation, rules: RuleSet, path: Path, *, initial_usd: 
         fan.axhline(target, color=_UP, linewidth=1.1, linestyle="--", label="target")
     fan.set_ylabel("balance, USD", fontsize=9)
     fan.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    fan.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
     fan.set_title(_picture_title(found, demo), fontsize=10, loc="left")
     shares.stackplot(
         day, found.passed_by_day, found.daily_by_day, found.total_by_day, colors=(_UP, _DOWN, _DARK), alpha=0.75,
@@ -134,7 +137,7 @@ def save_picture(found: Simulation, rules: RuleSet, path: Path, *, initial_usd: 
     shares.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     shares.set_ylabel("share of the runs", fontsize=9)
     shares.set_xlabel("days", fontsize=9)
-    shares.legend(fontsize=8, frameon=False, loc="upper left", ncols=3)
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=4)
     for axis in (fan, shares):
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.2)
@@ -291,8 +294,8 @@ def _cautions(found: Simulation, record: DayRecord) -> list[str]:
     notes = []
     if not found.days_beyond_daily:
         notes.append(
-            "No recorded day came near enough to break the daily limit alone, so no simulated one does: that it never "
-            "happened is not that it cannot."
+            "No recorded day breaks the daily limit, and days are drawn whole, so no simulated one does: "
+            "that it never happened is not that it cannot."
         )
     if record.without_mae:
         notes.append(
@@ -308,11 +311,11 @@ def _picture_title(found: Simulation, demo: bool) -> str:
     return f"DEMO · {told}" if demo else told
 
 
-def _points(points: tuple[int, int, int] | None) -> str:
+def _points(points: tuple[int, int, int] | None, share: float, runs: int) -> str:
     if points is None:
         return MISSING
     low, middle, high = points
-    return f"median {middle} (10–90 %: {low} … {high})"
+    return f"median {middle} (10–90 %: {low} … {high}, n = {round(share * runs):,} runs)"
 
 
 def _days(n: int) -> str:

@@ -187,7 +187,7 @@ def test_a_scan_re_executed_from_its_page_has_the_same_instant_and_changes_no_ro
 def test_the_dashboard_says_demo_and_shows_the_decisions(browser: Browser, demo: Demo) -> None:
     demo.scheduled_scan()
     browser.open(demo.dashboard)
-    browser.see("DEMO: simulated market", "BTC-USD", "ETH-USD", "SOL-USD")
+    browser.see("DEMO: simulated market", "BTC-USD", "ETH-USD", "SOL-USD", "Daily room", "Total room", "Day rolls")
     browser.picture("dashboard")
 
 
