@@ -276,7 +276,9 @@ def test_a_balance_set_by_hand_is_what_the_account_starts_from(world: Store) -> 
 
 def test_a_reading_of_the_past_is_known_from_when_it_was_typed_in(world: Store) -> None:
     v7("account", "set", "--balance", "99000", "--at", "2026-11-20T10:10Z", "--day-start", "100600")
-    assert "balance $99,600.00" in words(v7("ftmo", "--at", AT).out)
+    then = words(v7("ftmo", "--at", AT).out)
+    assert "balance $99,600.00" in then and "set by hand" not in then
+    assert "balance set by hand to $99,000.00 as of 2026-11-20 10:10 UTC" in words(v7("ftmo").out)
     row = world.query("SELECT * FROM account_readings").iloc[0]
     assert row["at"] == pd.Timestamp("2026-11-20T10:10Z") and row["recorded_at"] > row["at"]
     assert (row["balance_usd"], row["day_start_usd"], row["source"]) == (99_000.0, 100_600.0, "demo")
