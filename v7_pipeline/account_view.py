@@ -184,6 +184,9 @@ def _money_line(told: Row) -> Text:
 def _gauges(told: Row) -> Table:
     """Room above both limits and the way to the target; ╎ marks the least room since midnight."""
     grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(min_width=_WIDTH, no_wrap=True)
+    grid.add_column()
     for name in ("daily", "total"):
         gauge = told[name]
         told_in_words = (
@@ -275,7 +278,7 @@ def _positions_table(told: Row) -> Group:
     title = f"OPEN POSITIONS as the newest scan left them{_demo(told['demo'])}"
     table = Table(title=title, title_justify="left", expand=False)
     for name in ("signal", "side", "quantity", "entry", "price", "stop", "floating", "loss at stop"):
-        table.add_column(name, justify="left" if name in ("signal", "side") else "right")
+        table.add_column(name, justify="left" if name in ("signal", "side") else "right", overflow="fold")
     for row in told["positions"]:
         table.add_row(
             row["signal_id"], row["side"], number_text(row["quantity"], 6), price_text(row["entry_price"]),

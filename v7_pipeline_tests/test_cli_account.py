@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -431,3 +432,19 @@ def test_help_answers_without_what_is_heavy() -> None:
         "    assert m not in sys.modules, m"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_narrow_terminal_shows_whole_gauges_and_figures(world: Store) -> None:
+    from rich.console import Console
+
+    from v7_pipeline.account_view import account_block
+    from v7_pipeline.scan.account_figures import account_figures
+    from v7_pipeline.settings import load_settings
+
+    with world.reading() as reader:
+        told = account_figures(load_settings(), reader, NOW, "demo")
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(account_block(told, now=NOW))
+    text = console.export_text()
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80
+    assert [len(gauge) for gauge in re.findall("[█╎░]{9,}", text)] == [40, 40, 40]
