@@ -425,7 +425,10 @@ def _read_book(positions: pd.DataFrame, rules: RuleSet, now_us: int) -> _Book:
 
 
 def _prices(candles: pd.DataFrame, book: _Book, now_us: int, since_us: int) -> _Prices:
-    """The minutes on which equity is computed: every closed candle's, every entry's and every exit's."""
+    """The minutes on which equity is computed: closed candles' while anything is held, every entry's and every exit's.
+
+    While nothing is held, equity is the balance of the last exit, and the midnights hold it against the new limits.
+    """
     require(candles, ("symbol", "open_time", "high", "low", "close"), "candles")
     time = microseconds(candles["open_time"], "open_time")
     held = sorted(set(book.symbol))
@@ -435,14 +438,32 @@ def _prices(candles: pd.DataFrame, book: _Book, now_us: int, since_us: int) -> _
     first = max(int(book.entry.min()) if len(book.entry) else now_us, since_us)
     grid = np.unique(np.concatenate([book.entry, book.exit[book.closed]]))
     for known in own.values():
-        grid = known.time if _within(grid, known.time) else np.union1d(grid, known.time)
+        times = known.time[_while_held(known.time, book)]
+        grid = times if _within(grid, times) else _union(grid, times)
     grid = grid[np.searchsorted(grid, first) :]
     return _Prices(grid, {symbol: _on_grid(own.get(symbol), grid) for symbol in held}, own)
 
 
+def _while_held(time: Ints, book: _Book) -> npt.NDArray[np.bool_]:
+    """Which of the minutes, which ascend, lie within a position, its entry's and its exit's included."""
+    change = np.zeros(len(time) + 1, dtype=np.int32)
+    np.add.at(change, np.searchsorted(time, book.entry), 1)
+    np.add.at(change, np.searchsorted(time, book.exit[book.closed], "right"), -1)
+    held: npt.NDArray[np.bool_] = np.cumsum(change[:-1]) > 0
+    return held
+
+
 def _within(some: Ints, times: Ints) -> bool:
-    """Whether each of `some` is one of `times`, which ascend."""
+    """Whether each of `some` is one of `times`; both ascend."""
+    if not len(times):
+        return not len(some)
     return bool((times[np.minimum(np.searchsorted(times, some), len(times) - 1)] == some).all())
+
+
+def _union(left: Ints, right: Ints) -> Ints:
+    """Both, ascending and each once. np.union1d hashes millions of minutes; two sorted runs only want merging."""
+    both = np.sort(np.concatenate([left, right]), kind="stable")
+    return both[np.append(True, both[1:] != both[:-1])]
 
 
 def _of_symbol(candles: pd.DataFrame, time: Ints, mask: npt.NDArray[np.bool_], now_us: int) -> _Candles | None:
