@@ -159,6 +159,7 @@ def account_state(
     as_of: datetime,
     balance_override: Balance | None = None,
     forgiven_until: datetime | None = None,
+    tested_from: datetime | None = None,
 ) -> AccountState:
     """Replay `positions` over the candles that had closed by `as_of` and judge them by `rules`.
 
@@ -166,8 +167,11 @@ def account_state(
     where known, stop_price, entry_fee_usd, exit_fee_usd (without fees the rules' commission is charged). exit_time is
     missing while open; an exit whose minute is not over at `as_of` counts as open. candles: symbol, open_time, high,
     low, close; breaches are seen only in minutes that are given, and in none in which the price of a position held
-    since an earlier minute is not known yet. Candles from one of the firm's days before today on thus give today's
-    figures; only `breached`, `first_breach_at` and `passable` then know nothing of earlier breaches.
+    since an earlier minute is not known yet.
+
+    `tested_from`: minutes and midnights before it are not held against the limits, so that candles from shortly before
+    it are enough; only `breached`, `first_breach_at` and `passable` then know nothing of earlier breaches (a reading
+    below a limit is always one). From a start of the firm's day on, today's figures are those of the whole history.
 
     `forgiven_until`: a person looked at the account then and let it go on. Breaches in minutes that were over by that
     instant no longer make it `breached`; `first_breach_at` still tells of them, and it stays not passable.
@@ -213,14 +217,24 @@ def account_state(
         closing, worst = closing + unexplained, worst + unexplained
     balance = float(realised.last)
     equity = balance + float(floating.sum()) + unexplained
-    instants = _instants(prices.time, closing, days, start + unexplained, at_reading)
+    since = instant(tested_from, "tested_from")
+    tested = NO_INSTANT if since is None else _us(since)
+    instants = _instants(prices.time, closing, days[1:][days[1:] >= tested], start + unexplained, at_reading)
+    minutes = slice(int(np.searchsorted(prices.time, tested)), None)
     limits = _Limits(days, daily, total)
     breaches = _breaches(
-        [limits.broken(prices.time, worst, MINUTE_US), limits.broken(instants.time, instants.equity, 0)],
+        [
+            limits.broken(prices.time[minutes], worst[minutes], MINUTE_US),
+            limits.broken(instants.time, instants.equity, 0),
+        ],
         int(days[-1]),
         forgiven_until,
     )
-    worst_today = min(equity, _lowest(prices.time, worst, days[-1]), _lowest(instants.time, instants.equity, days[-1]))
+    worst_today = min(
+        equity,
+        _lowest(prices.time, worst, max(int(days[-1]), tested)),
+        _lowest(instants.time, instants.equity, int(days[-1])),
+    )
     daily_pnl = _daily_pnl(history, rules)
     stopped = _stopped(book, floating, balance + unexplained)
     held = ~book.closed
@@ -538,9 +552,9 @@ def _exit_extreme(direction: float, extreme: float, stop: float, exit_price: flo
     return float(np.fmax(extreme, reached) if direction > 0 else np.fmin(extreme, reached))
 
 
-def _instants(grid: Ints, closing: Floats, days: Ints, start: float, reading: _AtReading) -> _Instants:
-    """At each midnight the equity carried over from the minute before; and the reading's."""
-    rolls = days[1:] if reading.at == NO_INSTANT else days[1:][days[1:] > reading.at]
+def _instants(grid: Ints, closing: Floats, midnights: Ints, start: float, reading: _AtReading) -> _Instants:
+    """At each of the midnights the equity carried over from the minute before; and the reading's."""
+    rolls = midnights[midnights > reading.at]
     from_ = np.searchsorted(grid, rolls) - 1
     carried = np.where(from_ >= 0, closing[from_], start) if len(grid) else np.full(len(rolls), start)
     if reading.at == NO_INSTANT:

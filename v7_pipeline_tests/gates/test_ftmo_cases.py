@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
 
-from v7_pipeline.gates import day_bounds, ftmo_day, rule_names, rules, rulesets
+from v7_pipeline.gates import day_bounds, ftmo_day
 from v7_pipeline_tests.gates.builders import MINUTE, ONE_STEP, at, book, closed, flat, position, prices, state
 
 MON = at("2026-11-16T10:00Z")  # Prague is an hour ahead of UTC in winter
@@ -42,17 +41,18 @@ def test_f02_f03_f04_the_daily_limit_hangs_on_the_midnight_balance(
 
 def test_f05_closed_loss_of_today_uses_up_the_room() -> None:
     account = state(book(closed(-8_000, MON)), MON + MINUTE, initial_usd=200_000.0)
-    assert account.room_usd == 2_000
+    assert (account.balance, account.floor, account.room_usd) == (192_000, 190_000, 2_000)
 
 
 def test_f06_a_float_can_violate_at_midnight_without_a_price_move() -> None:
     gains = book(closed(4_000, MON), position(MON, entry=50_000.0, worst=20_000.0))
     candles = flat(37_000.0, MON + MINUTE, MIDNIGHT - 2 * MINUTE)
     before = state(gains, MIDNIGHT - MINUTE, candles, initial_usd=200_000.0)
-    assert (before.equity, before.floor, before.breached) == (191_000, 190_000, None)
+    assert (before.balance, before.equity, before.floor) == (204_000, 191_000, 190_000)
+    assert before.breached is None and before.first_breach_at is None
     after = state(gains, MIDNIGHT, candles, initial_usd=200_000.0)
-    assert after.daily_limit == 194_000
-    assert (after.breached, after.breached_at) == ("daily", MIDNIGHT)
+    assert (after.equity, after.daily_limit) == (191_000, 194_000)
+    assert (after.breached, after.breached_at, after.first_breach_at) == ("daily", MIDNIGHT, MIDNIGHT)
 
 
 @pytest.mark.parametrize(("float_usd", "breached"), [(-2_001, "total"), (-2_000, None)])
@@ -93,6 +93,7 @@ def test_f11_an_intraday_peak_does_not_move_the_trailing_floor() -> None:
 def test_f12_the_best_day_delays_passing_and_never_fails() -> None:
     alone = state(book(closed(5_000, MON)), MON + DAY, rules=ONE_STEP)
     assert (alone.best_day_share, alone.breached) == (1.0, None)
+    assert alone.passable is False and alone.target_progress == 0.5
     lucky = state(book(closed(10_000, MON)), MON + DAY, rules=ONE_STEP)
     assert lucky.target_progress == 1.0 and lucky.passable is False and lucky.breached is None
     spread = state(book(closed(5_000, MON), closed(5_000, MON + DAY)), MON + 2 * DAY, rules=ONE_STEP)
@@ -102,6 +103,7 @@ def test_f12_the_best_day_delays_passing_and_never_fails() -> None:
 def test_f13_a_trade_counts_on_the_day_it_is_opened() -> None:
     account = state(book(closed(100, MON + 3 * DAY, opened=MON)), MON + 4 * DAY)
     assert account.trading_days == 1
+    assert account.daily_pnl_usd == ((date(2026, 11, 19), 100.0),)
 
 
 def test_f14_the_day_is_pragues() -> None:
@@ -123,7 +125,7 @@ def test_f15_losses_around_pragues_midnight_belong_to_two_days() -> None:
 def test_f16_commission_is_in_equity_from_the_open() -> None:
     account = state(book(position(MON, fee=None)), MON + MINUTE, flat(100_000.0, MON))
     assert account.equity == pytest.approx(100_000 - 32.50, abs=1e-9)
-    assert account.balance == 100_000
+    assert account.balance == 100_000 and account.worst_equity_today == account.equity
     done = position(MON, fee=None, exit_time=MON + MINUTE, exit_price=100_000.0)
     assert state(book(done), MON + 2 * MINUTE).balance == pytest.approx(100_000 - 65.00, abs=1e-9)
 
@@ -134,6 +136,8 @@ def test_f17_midnights_missed_while_down_are_rolled_and_no_day_is_invented() -> 
     assert account.day_started_at == MIDNIGHT + DAY
     assert account.daily_pnl_usd == ((date(2026, 11, 16), 1_000.0),)
     assert account.trading_days == 1
+    unbroken = state(book(closed(1_000, MON), closed(500, MON + DAY)), MON + 2 * DAY)
+    assert unbroken.day_start_balance == 101_500  # each midnight is rolled, not only the first that was missed
 
 
 def test_f18_floating_profit_at_midnight_is_not_in_the_reference() -> None:
@@ -156,23 +160,3 @@ def test_days_on_which_the_clocks_change_have_their_true_length(inside: str, sta
     account = state(book(closed(-1_000, at(start) - MINUTE)), at(inside))
     assert (account.day_started_at, account.day_ends_at) == (begin, end)
     assert account.day_start_balance == 99_000
-
-
-def test_rule_sets_are_dated_sourced_data() -> None:
-    assert rule_names() == ("ftmo-2step-challenge", "ftmo-2step-verification", "ftmo-2step-funded", "ftmo-1step")
-    assert [rules(name).profit_target for name in rule_names()] == [0.10, 0.05, None, 0.10]
-    for name in rule_names():
-        assert rules(name).source and rules(name).effective == date(2025, 7, 26)
-        assert rules(name).commission_rate == 0.000325
-    with pytest.raises(KeyError, match="ftmo-1step"):
-        rules("topstep")
-
-
-def test_the_version_in_force_is_taken_and_before_the_first_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    older, newer = rules("ftmo-1step"), replace(rules("ftmo-1step"), effective=date(2026, 3, 1), daily_loss=0.04)
-    monkeypatch.setattr(rulesets, "_load", lambda: (newer, older))
-    found = [
-        rules("ftmo-1step", on=day).daily_loss for day in (date(2023, 12, 11), date(2026, 2, 28), date(2026, 3, 1))
-    ]
-    assert found == [0.03, 0.03, 0.04]
-    assert rules("ftmo-1step").daily_loss == 0.04
