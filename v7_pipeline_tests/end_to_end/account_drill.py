@@ -313,11 +313,13 @@ class FrameDrill(Drill):
 
     def account(self, now: datetime, *, whole: bool = False) -> Account:
         signals, gated = self.facts["llm_signals"], self.facts["gated_signals"]
-        closed = [row for row in self.facts["outcomes"].values() if row["outcome"] != "open"]
+        closed = [
+            [row[name] for name in _BOOK] for row in self.facts["outcomes"].values() if row["outcome"] != "open"
+        ]
         open_ = self.still_open(now)
-        parts = [pd.DataFrame(closed)] if closed else []
+        parts = [pd.DataFrame(closed, columns=list(_BOOK))] if closed else []
         if len(open_):
-            parts.append(self.outcomes_of(open_, now))
+            parts.append(self.outcomes_of(open_, now)[list(_BOOK)])
         outcomes = pd.concat(parts) if parts else self.outcomes_of(pd.DataFrame(_NO_TRADE, index=[0]), START).iloc[:0]
         accepted = pd.DataFrame(
             [row for row in gated.values() if row["accepted"] and row["as_of"] < now],
@@ -365,6 +367,10 @@ class FrameDrill(Drill):
             self.facts[name][row[key]] = row
 
 
+_BOOK = (
+    "signal_id", "kind", "symbol", "side", "quantity", "entry_price", "entry_time", "exit_price", "exit_time",
+    "fee_preset", "outcome",
+)  # fmt: skip
 _NO_TRADE = {
     "signal_id": "none", "as_of": START, "symbol": SYMBOLS[0], "strategy": "v7", "side": "BUY", "entry_price": 2.0,
     "stop_price": 1.0, "target_price": 3.0, "horizon_minutes": 1, "quantity": 1.0,
