@@ -100,6 +100,14 @@ class AccountState:
         return None if self.stopped_equity_usd is None else self.equity - self.stopped_equity_usd
 
     @property
+    def floor_if_rolled_usd(self) -> float:
+        """The floor if the day rolled now: the balance's new daily limit, which counts what was closed since midnight.
+
+        Open risk that fits above it survives every midnight: what a position may lose then, it loses against this.
+        """
+        return max(self.floor, self.balance - self.daily_allowance_usd)
+
+    @property
     def daily_allowance_usd(self) -> float:
         """USD that may be lost from the balance that began the day."""
         return self.day_start_balance - self.daily_limit
@@ -198,18 +206,7 @@ def account_state(
     days = _midnights(history, prices.time, now, since_us, rules)
 
     realised = _Steps.of(book.exit[book.closed], book.pnl[book.closed], start)
-    day_start = realised.before(days)
-    if reading is not None:
-        # The days before the reading are those of another account: they set no reference and no peak.
-        begun = start if reading.day_start_usd is None else reading.day_start_usd
-        day_start[: np.searchsorted(days, since_us, "right")] = begun
-    daily = day_start - rules.daily_loss * initial_usd
-    known_peak = initial_usd if reading is None or reading.peak_usd is None else max(initial_usd, reading.peak_usd)
-    peak = np.full(len(days), initial_usd, dtype=np.float64)
-    if rules.trailing:
-        peak = np.maximum.accumulate(np.maximum(day_start, known_peak))
-    total = peak - rules.max_loss * initial_usd
-
+    limits = _limits(days, realised.before(days), rules, initial_usd, reading)
     at_reading = _AtReading.of(reading, book, prices)
     unexplained = at_reading.unexplained
     closing, worst, floating = _equity(book, prices, realised)
@@ -221,7 +218,6 @@ def account_state(
     tested = NO_INSTANT if since is None else _us(since)
     instants = _instants(prices.time, closing, days[1:][days[1:] >= tested], start + unexplained, at_reading)
     minutes = slice(int(np.searchsorted(prices.time, tested)), None)
-    limits = _Limits(days, daily, total)
     breaches = _breaches(
         [
             limits.broken(prices.time[minutes], worst[minutes], MINUTE_US),
@@ -246,7 +242,7 @@ def account_state(
     progress = None if not rules.profit_target else (balance - initial_usd) / (rules.profit_target * initial_usd)
     trading_days = len({ftmo_day(_instant(int(t)), rules.zone) for t in history.entry})
     started, ends = day_bounds(now, rules.zone)
-    floor = float(max(daily[-1], total[-1]))
+    floor = float(max(limits.daily[-1], limits.total[-1]))
     still_open = int((~book.closed).sum())
     return AccountState(
         rules=rules.name,
@@ -255,9 +251,9 @@ def account_state(
         equity=equity,
         worst_equity_today=worst_today,
         stopped_equity_usd=stopped,
-        day_start_balance=float(day_start[-1]),
-        daily_limit=float(daily[-1]),
-        total_limit=float(total[-1]),
+        day_start_balance=float(limits.day_start[-1]),
+        daily_limit=float(limits.daily[-1]),
+        total_limit=float(limits.total[-1]),
         floor=floor,
         room_usd=equity - floor,
         day_started_at=started,
@@ -273,7 +269,7 @@ def account_state(
         first_breach_at=breaches.first,
         open_positions=still_open,
         prices_as_of=_prices_as_of(book, prices, now),
-        total_reference_usd=float(peak[-1]),
+        total_reference_usd=float(limits.reference[-1]),
         margin_usd=float(margin),
         set_at=None if reading is None else reading.at,
         unexplained_usd=unexplained,
@@ -380,9 +376,11 @@ class _Broken(NamedTuple):
 
 
 class _Limits(NamedTuple):
-    """Each of the firm's days (its start, µs) with its two limits (USD)."""
+    """Each of the firm's days (its start, µs) with its two limits, and the balances they are counted from (USD)."""
 
     days: Ints
+    day_start: Floats
+    reference: Floats
     daily: Floats
     total: Floats
 
@@ -392,6 +390,21 @@ class _Limits(NamedTuple):
         at = np.flatnonzero(equity < np.maximum(self.daily, self.total)[day] - CENTS)  # an unknown equity is no breach
         day, low = day[at], equity[at]
         return _Broken(time[at], time[at] + lasts, low < self.daily[day] - CENTS, low < self.total[day] - CENTS)
+
+
+def _limits(days: Ints, balance: Floats, rules: RuleSet, initial_usd: float, reading: Balance | None) -> _Limits:
+    """The limits of each day from the `balance` that began it."""
+    day_start, known_peak = balance.copy(), initial_usd
+    if reading is not None:
+        # The days before the reading are those of another account: they set no reference and no peak.
+        begun = reading.usd if reading.day_start_usd is None else reading.day_start_usd
+        day_start[: np.searchsorted(days, _us(reading.at), "right")] = begun
+        known_peak = max(initial_usd, initial_usd if reading.peak_usd is None else reading.peak_usd)
+    reference = np.full(len(days), initial_usd, dtype=np.float64)
+    if rules.trailing:
+        reference = np.maximum.accumulate(np.maximum(day_start, known_peak))
+    daily, total = day_start - rules.daily_loss * initial_usd, reference - rules.max_loss * initial_usd
+    return _Limits(days, day_start, reference, daily, total)
 
 
 class _Breaches(NamedTuple):

@@ -50,6 +50,7 @@ def test_f06_a_float_can_violate_at_midnight_without_a_price_move() -> None:
     before = state(gains, MIDNIGHT - MINUTE, candles, initial_usd=200_000.0)
     assert (before.balance, before.equity, before.floor) == (204_000, 191_000, 190_000)
     assert before.breached is None and before.first_breach_at is None
+    assert before.floor_if_rolled_usd == 194_000
     after = state(gains, MIDNIGHT, candles, initial_usd=200_000.0)
     assert (after.equity, after.daily_limit) == (191_000, 194_000)
     assert (after.breached, after.breached_at, after.first_breach_at) == ("daily", MIDNIGHT, MIDNIGHT)
