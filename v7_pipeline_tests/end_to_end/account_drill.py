@@ -313,9 +313,7 @@ class FrameDrill(Drill):
 
     def account(self, now: datetime, *, whole: bool = False) -> Account:
         signals, gated = self.facts["llm_signals"], self.facts["gated_signals"]
-        closed = [
-            [row[name] for name in _BOOK] for row in self.facts["outcomes"].values() if row["outcome"] != "open"
-        ]
+        closed = [[row[name] for name in _BOOK] for row in self.facts["outcomes"].values() if row["outcome"] != "open"]
         open_ = self.still_open(now)
         parts = [pd.DataFrame(closed, columns=list(_BOOK))] if closed else []
         if len(open_):
