@@ -4,7 +4,7 @@
 
 Beside the engine, in the same rounds, a peer: the obvious vectorised pandas computation (quantities and costs summed up
 and reindexed on the minute grid, times high, low and close). Both give balance, equity now, the worst since midnight
-and the first breach; how far they differ is printed. Figures are median and range of n rounds, one thread; memory is
+and the first breach; how far they differ is printed. Seconds are of processor time (one thread), median and range of n rounds; memory is
 what a call allocates at its peak on top of the frames that it is given, and the peak of the whole process at the end.
 The trades are random, of up to four hours, at the candles' closes, without stops: that is the peer's limit.
 """
@@ -62,9 +62,9 @@ def _measure(symbols: tuple[str, ...], minutes: int, trades: int, rounds: int) -
     found: dict[str, Figures] = {}
     for _ in range(rounds):
         for name, compute in both.items():
-            began = time.perf_counter()
+            began = time.process_time()
             found[name] = compute(positions, candles, now)
-            took[name].append(time.perf_counter() - began)
+            took[name].append(time.process_time() - began)
     for name, compute in both.items():
         tracemalloc.start()
         compute(positions, candles, now)

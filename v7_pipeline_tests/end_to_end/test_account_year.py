@@ -46,10 +46,12 @@ def breaches_were_seen_at_their_minute(drill: Drill) -> set[str]:
     halts, gated = drill.halts(), drill.table("gated_signals")
     accepted = gated[gated["accepted"].astype(bool)]
     first = drill.account(drill.end, whole=True).state.first_breach_at
-    assert first is not None and halts["breached_at"].min() == first
+    assert first is not None and len(halts)
+    # While it was down, a daily limit may have gone before the one that halts: the first look tells of both.
+    assert drill.account(halts["started_at"].iloc[0].to_pydatetime()).state.first_breach_at == first
     for row in halts.to_dict("records"):
         broken, seen = row["breached_at"].to_pydatetime(), row["started_at"].to_pydatetime()
-        assert drill.account(broken, whole=True).state.breached is None
+        assert drill.account(broken, whole=True).state.breached != row["kind"]
         known = drill.account(broken + MINUTE, whole=True).state
         assert (known.breached, known.breached_at) == (row["kind"], broken)
         until = drill.end if row["until"] is pd.NaT or row["until"] is None else row["until"].to_pydatetime()
@@ -80,9 +82,9 @@ def test_a_month_in_which_stops_slip_halts_at_the_very_minute(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_year_in_which_stops_hold_breaks_no_limit(tmp_path: Path) -> None:
-    drill = FrameDrill(tmp_path, 1, 365, rest_h=300)
+    drill = FrameDrill(tmp_path, 1, 365, rest_h=200)
     drill.run()
-    nothing_was_broken(drill, accepted=100)
+    nothing_was_broken(drill, accepted=150)
     restarts_change_nothing(drill, 25)
 
 
@@ -97,7 +99,7 @@ def test_further_months_in_which_stops_slip_halt_at_the_very_minute(tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("slip", [1.0, 3.0])
 def test_the_same_from_a_store_on_disk_that_is_closed_at_every_crash(tmp_path: Path, slip: float) -> None:
-    drill = StoreDrill(tmp_path, 3, 8, slip=slip, rest_h=24)
+    drill = StoreDrill(tmp_path, 5, 8, slip=slip, rest_h=24)
     drill.run()
     restarts_change_nothing(drill, 5)
     if slip == 1.0:
