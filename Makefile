@@ -37,7 +37,8 @@ unit:
 
 # The first system died of local time: what deals with time passes in three zones. Kills know no zone.
 IN_ZONES := $(addprefix v7_pipeline_tests/,store market gates trades scan) \
-	$(addprefix --ignore=v7_pipeline_tests/store/,test_processes.py test_lingering.py)
+	$(addprefix --ignore=v7_pipeline_tests/,store/test_processes.py store/test_lingering.py \
+	scan/test_ungrounded_shown.py scan/test_same_decision.py)
 zones:
 	TZ=America/New_York $(BIN)/pytest -q -n 2 -m "not slow" $(IN_ZONES)
 	TZ=Asia/Kolkata $(BIN)/pytest -q -n 2 -m "not slow" $(IN_ZONES)

@@ -229,7 +229,7 @@ def test_lesson_03_every_symbol_is_first_once_in_each_run(symbols: tuple[str, ..
     assert rotated((), 5) == ()
 
 
-@pytest.mark.parametrize("limit", [1, 2, 4, 5])
+@pytest.mark.parametrize("limit", [1, 2, 5])
 def test_lesson_03_a_limit_smaller_than_the_symbols_is_shared_fairly_for_days(limit: int) -> None:
     """Three symbols that want to buy at every scan: thirty scans an hour, so plain rotation would always pick one."""
     accepted: Counter[str] = Counter()
@@ -382,7 +382,7 @@ def _account_of(accepted: pd.DataFrame, candles: pd.DataFrame, now: datetime) ->
     return state(positions(outcomes, accepted, slippage=1e-4), now, candles)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(st.integers(0, 1_000), st.sampled_from([1_000.0, 3_000.0]))
 def test_accepted_trades_never_take_the_account_through_a_limit_while_stops_hold(seed: int, risk: float) -> None:
     """A losing strategy on rough walks without gaps: the room runs out, the limits hold, in every minute."""
@@ -432,12 +432,12 @@ def test_accepted_trades_never_take_the_account_through_a_limit_while_stops_hold
 
 def test_lesson_03_a_call_limit_smaller_than_the_symbols_is_shared_fairly() -> None:
     asked: Counter[str] = Counter()
+    nearly = context(calls_made=178)
     for scan in range(300):
         answers = before_call(
-            SYMBOLS, as_of=NOW, features_as_of=dict.fromkeys(SYMBOLS, NOW - MINUTE), rotation=scan,
-            context=context(calls_made=178),
-        )  # fmt: skip
-        refused = {s: why_not(answer, context()) for s, answer in answers.items()}
+            SYMBOLS, as_of=NOW, features_as_of=dict.fromkeys(SYMBOLS, NOW - MINUTE), rotation=scan, context=nearly
+        )
+        refused = {s: why_not(answer, nearly) for s, answer in answers.items()}
         assert sorted(code for code in refused.values() if code) == ["CALL_LIMIT"]
         asked.update(s for s, code in refused.items() if code is None)
     assert sum(asked.values()) == 600 and max(asked.values()) - min(asked.values()) <= 6
