@@ -49,6 +49,7 @@ test-slow: setup    ## drills, the daemon, the browser, PostgreSQL
 bench: $(BENCH)/.installed   ## print the measured figures, the theories' beside those of other packages
 	$(BENCH)/bin/python benchmarks/theories.py
 	$(BENCH)/bin/python benchmarks/backfill.py
+	$(BENCH)/bin/python benchmarks/ftmo.py
 	$(BENCH)/bin/python benchmarks/analyst.py
 	$(BENCH)/bin/python benchmarks/scan.py
 	$(BENCH)/bin/python benchmarks/start.py
