@@ -4,8 +4,9 @@
 
 Beside the engine, in the same rounds, a peer: the obvious vectorised pandas computation (quantities and costs summed up
 and reindexed on the minute grid, times high, low and close). Both give balance, equity now, the worst since midnight
-and the first breach; how far they differ is printed. Seconds are of processor time (one thread), median and range of n rounds; memory is
-what a call allocates at its peak on top of the frames that it is given, and the peak of the whole process at the end.
+and the first breach; how far they differ is printed. Seconds are of processor time (one thread), with median and range
+of n rounds; memory is what a call allocates at its peak on top of the frames that it is given, and the peak of the
+whole process at the end.
 The trades are random, of up to four hours, at the candles' closes, without stops: that is the peer's limit.
 """
 
