@@ -187,6 +187,13 @@ def test_an_equity_below_what_our_positions_explain_is_carried_until_the_next_re
     assert state(held, MON + 3 * MINUTE, candles, balance_override=newer).unexplained_usd == 0
 
 
+def test_a_position_entered_in_the_readings_minute_is_worth_its_entry_then() -> None:
+    held = book(position(MON + MINUTE, quantity=10, entry=110.0))
+    reading = Balance(at=MON + 1.5 * MINUTE, usd=100_000.0, equity_usd=99_990.0)
+    account = state(held, MON + 2 * MINUTE, flat(99.0, MON, MON + MINUTE), balance_override=reading)
+    assert account.unexplained_usd == -10
+
+
 def test_an_equity_above_what_our_positions_explain_is_not_trusted() -> None:
     reading = Balance(at=MON, usd=100_000.0, equity_usd=103_000.0)
     account = state(book(), MON + MINUTE, balance_override=reading)
