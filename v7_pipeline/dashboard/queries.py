@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
+from v7_pipeline.gates.rulesets import RulesError
+from v7_pipeline.scan.account import rule_set
 from v7_pipeline.scan.account_figures import account_figures
 
 if TYPE_CHECKING:
@@ -124,9 +126,10 @@ def _account(settings: Settings | None, reader: Any, now: datetime) -> tuple[Row
     if settings is None:
         return None, None
     try:
-        return account_figures(settings, reader, now, settings.source), None
-    except (KeyError, ValueError) as error:
+        rule_set(settings, now)
+    except (KeyError, RulesError) as error:
         return None, str(error.args[0])
+    return account_figures(settings, reader, now, settings.source), None
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:

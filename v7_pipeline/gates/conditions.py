@@ -252,12 +252,16 @@ def ftmo(
     pending_usd: float = 0.0,
     margin_usd: float | None = 0.0,
     pending_margin_usd: float = 0.0,
+    held_until: datetime | None = None,
 ) -> GateResult:
     """Room is left above the floor after this trade's worst case, all open ones' and the pending ones', and the buffer.
 
     The room is counted from the equity that remains when every open position is stopped out. `pending_usd` is the worst
     case of accepted signals not yet filled, `margin_usd` and `pending_margin_usd` what this trade and those tie up:
-    with the open positions' margin it stays within the equity. What is missing or stale refuses.
+    with the open positions' margin it stays within the equity. `held_until` is when the last of all these positions is
+    over (None: not known). Where the firm's day rolls before, room must be left above the floor of the next day too:
+    its daily limit counts what was closed today, and what is open then is lost against it. What is missing or stale
+    refuses.
     """
     now = instant(as_of, "as_of")
     assert now is not None
@@ -281,10 +285,19 @@ def ftmo(
     if worst is None or state.stopped_equity_usd is None or not math.isfinite(worst) or worst < 0:
         against.append(reasons.FTMO_RISK_UNKNOWN)
     else:
-        left = state.stopped_equity_usd - pending_usd - worst - buffer_usd - state.floor
+        rolls = held_until is None or held_until >= state.day_ends_at
+        floor = state.floor_if_rolled_usd if rolls else state.floor
+        left = state.stopped_equity_usd - pending_usd - worst - buffer_usd - floor
         if left < -CENTS:
+            today = state.stopped_equity_usd - pending_usd - worst - buffer_usd - state.floor
             binding_daily = state.daily_limit >= state.total_limit
-            against.append(reasons.FTMO_DAILY_ROOM if binding_daily else reasons.FTMO_TOTAL_ROOM)
+            against.append(
+                reasons.FTMO_NEXT_DAY_ROOM
+                if today >= -CENTS
+                else reasons.FTMO_DAILY_ROOM
+                if binding_daily
+                else reasons.FTMO_TOTAL_ROOM
+            )
     margin = present(margin_usd)
     margin_left = None if margin is None else state.equity - state.margin_usd - pending_margin_usd - margin
     if margin_left is not None and margin_left < -CENTS:
@@ -302,6 +315,7 @@ def ftmo(
         pending_usd=pending_usd,
         buffer_usd=buffer_usd,
         room_left_usd=left,
+        held_until=held_until,
         margin_left_usd=margin_left,
         balance_set_at=state.set_at,
         equity_age_s=age,

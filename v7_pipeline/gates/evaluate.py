@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -34,6 +34,9 @@ SIGNAL_COLUMNS = (
 SIZES = ("quantity", "risk_usd", "notional_usd", "margin_usd", "lots", "capped_by")
 SIDES = ("BUY", "SELL", "HOLD")
 STATUSES = ("answered", "abstained", "skipped")
+# A trade is entered some minutes after its signal; its horizon runs from then.
+_TO_FILL = timedelta(minutes=15)
+_NO_TRADE: Mapping[str, Any] = {"risk_usd": 0.0, "margin_usd": 0.0}
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -87,7 +90,9 @@ class GateContext:
     call reserves, calls_made its attempts of the last hour (None: it asks no service). volatility: standard deviation
     of one-minute log returns by symbol; spreads: best ask − best bid by symbol (USD), where known. open_risks: accepted
     signals whose trade is not over; correlations: of returns, by pair of symbols in name order. learnt_confidence: the
-    threshold that outcomes have taught. off: gates that are evaluated and recorded but do not block.
+    threshold that outcomes have taught. open_until: when the last of the open trades is over by its time stop (None:
+    none is open); horizon_minutes: of a plan that names none (None: for ever). off: gates that are evaluated and
+    recorded but do not block.
     """
 
     limits: GateLimits
@@ -105,6 +110,8 @@ class GateContext:
     open_risks: Sequence[OpenRisk] = ()
     correlations: Mapping[tuple[str, str], float] = field(default_factory=dict)
     learnt_confidence: float | None = None
+    open_until: datetime | None = None
+    horizon_minutes: int | None = None
     off: frozenset[str] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
@@ -164,7 +171,9 @@ def before_call(
             ),
             conditions.halt(context.halts, as_of, paid=context.paid),
             conditions.rate_limit(context.accepted_times, as_of, limits.max_signals_per_hour),
-            _ftmo(context, as_of, 0.0, 0.0, context.pending_risk_usd, context.pending_margin_usd),
+            _ftmo(
+                context, as_of, _NO_TRADE, context.pending_risk_usd, context.pending_margin_usd, _until(context, as_of)
+            ),
             _exposure(context, symbol, None, None, context.open_risks),
             _budget(context, calls),
             _calls(context, calls),
@@ -186,6 +195,7 @@ def gate_signals(
 
     sized: signal_id, quantity, risk_usd, notional_usd, margin_usd, lots, capped_by of BUY and SELL; NaN or no row where
     a plan cannot be sized, which refuses.
+    signals: the columns of llm_signals; without horizon_minutes a plan has the context's.
     Every gate is evaluated and stored for BUY and SELL, whatever the others said. HOLD, abstained and skipped rows are
     never accepted and use up nothing; the gates of a plan do not apply to them. Symbols are taken in rotated order, and
     an acceptance takes its emission slot, FTMO room, margin and exposure from those after it. ValueError for an unknown
@@ -197,7 +207,8 @@ def gate_signals(
         raise ValueError("a signal_id occurs twice; a scan has one decision for each strategy and symbol")
     sizes = sized.set_index("signal_id")[list(SIZES)].to_dict("index")
     order = {symbol: place for place, symbol in enumerate(rotated(signals["symbol"], rotation))}
-    rows = signals[list(SIGNAL_COLUMNS)].to_dict("records")
+    columns = [*SIGNAL_COLUMNS, *(name for name in ("horizon_minutes",) if name in signals.columns)]
+    rows = signals[columns].to_dict("records")
     tally = _Tally(context, as_of)
     done: dict[str, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: order[row["symbol"]]):
@@ -219,13 +230,22 @@ class _Tally:
         self.risk_usd = context.pending_risk_usd
         self.margin_usd = context.pending_margin_usd
         self.open_risks = list(context.open_risks)
+        self.until: datetime | None = _until(context, now)
 
-    def accept(self, symbol: str, side: str, size: Mapping[str, Any]) -> None:
+    def until_with(self, row: Mapping[str, Any]) -> datetime | None:
+        """When everything that is open is over, the trade of `row` among it; None where that is not known."""
+        minutes = present(row.get("horizon_minutes")) or self.context.horizon_minutes
+        if minutes is None or self.until is None:
+            return None
+        return max(self.until, self.as_of + timedelta(minutes=float(minutes)) + _TO_FILL)
+
+    def accept(self, row: Mapping[str, Any], side: str, size: Mapping[str, Any]) -> None:
         """Take what an accepted signal uses up."""
+        self.until = self.until_with(row)
         self.accepted += 1
         self.risk_usd += size["risk_usd"] or 0.0
         self.margin_usd += size["margin_usd"] or 0.0
-        self.open_risks.append(OpenRisk(symbol, side, size["risk_usd"] or 0.0))
+        self.open_risks.append(OpenRisk(row["symbol"], side, size["risk_usd"] or 0.0))
 
 
 def _gate_one(row: dict[str, Any], size: Mapping[str, Any], tally: _Tally) -> dict[str, Any]:
@@ -253,7 +273,7 @@ def _gate_one(row: dict[str, Any], size: Mapping[str, Any], tally: _Tally) -> di
         against.append(reasons.FTMO_NO_SIZE)  # no gate that is off makes a trade of nothing
     accepted = trading and not against
     if accepted:
-        tally.accept(row["symbol"], str(side), size)
+        tally.accept(row, str(side), size)
     return {
         **{name: row[name] for name in ("signal_id", "symbol", "strategy")},
         "as_of": tally.as_of,
@@ -275,7 +295,7 @@ def _gate_one(row: dict[str, Any], size: Mapping[str, Any], tally: _Tally) -> di
 def _trade_gates(row: dict[str, Any], size: Mapping[str, Any], tally: _Tally) -> list[GateResult]:
     """The gates that only a BUY or a SELL meets."""
     context, limits = tally.context, tally.context.limits
-    room = _ftmo(context, tally.as_of, size["risk_usd"], size["margin_usd"], tally.risk_usd, tally.margin_usd)
+    room = _ftmo(context, tally.as_of, size, tally.risk_usd, tally.margin_usd, tally.until_with(row))
     if size["quantity"] == 0:
         room = GateResult("ftmo", False, (*room.reason_codes, reasons.FTMO_NO_SIZE), room.inputs)
     return [
@@ -358,21 +378,27 @@ def _exposure(
 def _ftmo(
     context: GateContext,
     as_of: datetime,
-    worst_case_usd: float | None,
-    margin_usd: float | None,
+    size: Mapping[str, Any],
     pending_usd: float,
     pending_margin_usd: float,
+    held_until: datetime | None,
 ) -> GateResult:
     return conditions.ftmo(
         context.account,
-        worst_case_usd,
+        size["risk_usd"],
         as_of=as_of,
         buffer_usd=context.limits.ftmo_buffer_usd,
         max_age_s=context.limits.max_equity_age_s,
         pending_usd=pending_usd,
-        margin_usd=margin_usd,
+        margin_usd=size["margin_usd"],
         pending_margin_usd=pending_margin_usd,
+        held_until=held_until,
     )
+
+
+def _until(context: GateContext, as_of: datetime) -> datetime:
+    """When the trades that are open now are over."""
+    return as_of if context.open_until is None else max(as_of, context.open_until)
 
 
 def _as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -52,6 +52,7 @@ FTMO_BREACHED_DAILY = "FTMO_BREACHED_DAILY"
 FTMO_BREACHED_TOTAL = "FTMO_BREACHED_TOTAL"
 FTMO_DAILY_ROOM = "FTMO_DAILY_ROOM"
 FTMO_TOTAL_ROOM = "FTMO_TOTAL_ROOM"
+FTMO_NEXT_DAY_ROOM = "FTMO_NEXT_DAY_ROOM"
 FTMO_MARGIN = "FTMO_MARGIN"
 EXPOSURE_OPEN = "EXPOSURE_OPEN"
 EXPOSURE_CORRELATED = "EXPOSURE_CORRELATED"
@@ -126,6 +127,10 @@ REASONS: dict[str, Reason] = {
     ),
     FTMO_TOTAL_ROOM: Reason(
         "the worst case does not fit above the maximum-loss limit", "risk less per trade (V7_RISK_PER_TRADE)"
+    ),
+    FTMO_NEXT_DAY_ROOM: Reason(
+        "what is open when the firm's day rolls would not fit into the next day's room",
+        "wait for open trades to close or the day to roll",
     ),
     FTMO_MARGIN: Reason(
         "the position's margin does not fit beside that of the open ones", "wait for open trades to close"

@@ -29,12 +29,21 @@ FROM outcomes o JOIN llm_signals s USING (signal_id)
 WHERE o.kind = 'paper' AND o.source = ? AND o.as_of <= ? ORDER BY o.as_of, o.symbol
 """
 _ACCEPTED = """
-SELECT signal_id, as_of, symbol, side, risk_usd, notional_usd FROM gated_signals
-WHERE accepted AND source = ? AND as_of < ? ORDER BY as_of, symbol
+SELECT g.signal_id, g.as_of, g.symbol, g.side, g.risk_usd, g.notional_usd, s.horizon_minutes
+FROM gated_signals g LEFT JOIN llm_signals s USING (signal_id)
+WHERE g.accepted AND g.source = ? AND g.as_of < ? ORDER BY g.as_of, g.symbol
+"""
+# Accepted by a scan that died before it followed them: they trade all the same.
+_UNFOLLOWED = """
+SELECT g.signal_id, 'paper' AS kind, g.as_of, g.symbol, g.strategy, g.side, g.quantity, s.stop_price, s.target_price,
+       s.entry_price AS planned_entry, s.horizon_minutes
+FROM gated_signals g JOIN llm_signals s USING (signal_id) LEFT JOIN outcomes o ON o.signal_id = g.signal_id
+WHERE g.accepted AND g.source = ? AND g.as_of < ? AND o.signal_id IS NULL ORDER BY g.as_of, g.symbol
 """
 _READING = """
-SELECT "at", balance_usd, equity_usd, day_start_usd FROM account_readings
-WHERE source = ? AND "at" <= ? AND recorded_at <= ? ORDER BY "at" DESC LIMIT 1
+SELECT "at", balance_usd, equity_usd, day_start_usd,
+       max(greatest(balance_usd, coalesce(day_start_usd, balance_usd))) OVER () AS peak_usd
+FROM account_readings WHERE source = ? AND "at" <= ? AND recorded_at <= ? ORDER BY "at" DESC LIMIT 1
 """
 _LIFTED = "SELECT max(lifted_at) AS newest FROM halts WHERE kind = 'total' AND source = ? AND lifted_at <= ?"
 _GATED_BEFORE = "SELECT max(as_of) AS newest FROM gated_signals WHERE source = ? AND as_of < ?"
@@ -43,8 +52,9 @@ SELECT symbol, open_time, high, low, close FROM candles
 WHERE open_time < ? AND (open_time >= ? OR (open_time >= ? AND open_time < ?))
   AND symbol IN (SELECT unnest(?::VARCHAR[])) ORDER BY symbol, open_time
 """
-# Candles before a reading of the real account, to know what was open was worth then.
-_BEFORE_READING = timedelta(hours=4)
+# Candles before a reading of the real account, or before the first tested minute: what was held was worth so much then.
+_HOURS_BEFORE = timedelta(hours=4)
+_TO_FILL = timedelta(minutes=15)  # a trade is entered some minutes after its signal, and its horizon runs from then
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Account:
     """What the rate, FTMO and exposure gates need of the account.
 
     `pending_usd` and `pending_margin_usd` are of accepted signals that no candle has filled yet, `open_risks` of all
-    whose trade is not over.
+    whose trade is not over; `open_until` is when the last of those is over by its time stop, None where none is open.
     """
 
     state: AccountState
@@ -61,6 +71,12 @@ class Account:
     accepted_times: Sequence[datetime]
     open_sides: dict[str, str]
     open_risks: tuple[OpenRisk, ...] = ()
+    open_until: datetime | None = None
+
+    def held_until(self, horizon_minutes: int) -> datetime:
+        """When everything is over that is open now, and a trade of `horizon_minutes` that would be opened now."""
+        now = self.state.as_of
+        return max(self.open_until or now, now + timedelta(minutes=horizon_minutes) + _TO_FILL)
 
     @property
     def free_margin_usd(self) -> float:
@@ -88,24 +104,28 @@ def read_account(settings: Settings, reader: Any, as_of: datetime, source: str, 
     Limits are tested minute by minute from the FTMO day of the scan before on: what was broken earlier, that scan has
     seen and kept as a halt. `whole` tests every minute since the first trade again.
     """
-    outcomes = _as_known(settings, reader, reader.query(_PAPER, (source, as_of)), as_of)
+    outcomes = _as_known(settings, reader, _paper(reader, source, as_of), as_of)
     accepted = reader.query(_ACCEPTED, (source, as_of))
     chosen = rule_set(settings, as_of)
     book = positions(outcomes, outcomes, slippage=settings.slippage, rate_of=chosen.commission_of)
     reading = _reading(reader, source, as_of)
+    before = None if whole else _gated_before(reader, source, as_of)
+    tested_from = None if before is None else day_bounds(before, chosen.zone)[0]
     state = account_state(
         book,
-        _candles(reader, book, as_of, None if whole else _gated_before(reader, source, as_of), reading),
+        _candles(reader, book, as_of, tested_from, reading),
         chosen,
         initial_usd=settings.account_initial_usd,
         as_of=as_of,
         balance_override=reading,
+        tested_from=tested_from,
         forgiven_until=_instant(reader.rows(_LIFTED, (source, as_of))[0]["newest"]),
     )
     waiting = accepted[~accepted["signal_id"].isin(outcomes.loc[outcomes["entry_time"].notna(), "signal_id"])]
     over = outcomes.loc[outcomes["exit_time"].notna(), "signal_id"]
     recent = accepted[accepted["as_of"] > as_of - timedelta(hours=1)]
     still_open = book[book["exit_time"].isna()]
+    trading = accepted[~accepted["signal_id"].isin(over)]
     return Account(
         state=state,
         pending_usd=pending_risk_usd(accepted, outcomes),
@@ -114,10 +134,8 @@ def read_account(settings: Settings, reader: Any, as_of: datetime, source: str, 
         open_sides={
             symbol: f"{len(rows)} open: {', '.join(rows['side'])}" for symbol, rows in still_open.groupby("symbol")
         },
-        open_risks=tuple(
-            OpenRisk(row["symbol"], row["side"], row["risk_usd"])
-            for row in accepted[~accepted["signal_id"].isin(over)].to_dict("records")
-        ),
+        open_risks=tuple(OpenRisk(row["symbol"], row["side"], row["risk_usd"]) for row in trading.to_dict("records")),
+        open_until=_open_until(settings, trading, as_of),
     )
 
 
@@ -141,6 +159,26 @@ def products(settings: Settings, rules: RuleSet, symbols: Iterable[str]) -> dict
     }
 
 
+def _paper(reader: Any, source: str, as_of: datetime) -> pd.DataFrame:
+    """Outcomes of accepted signals as stored, and a row that is open for those that were never followed."""
+    stored = reader.query(_PAPER, (source, as_of))
+    unfollowed = reader.query(_UNFOLLOWED, (source, as_of))
+    if unfollowed.empty:
+        return stored
+    open_ = unfollowed.assign(exit_time=pd.Series(pd.NaT, index=unfollowed.index, dtype="datetime64[us, UTC]"))
+    return open_ if stored.empty else pd.concat([stored, open_], ignore_index=True)
+
+
+def _open_until(settings: Settings, trading: pd.DataFrame, as_of: datetime) -> datetime | None:
+    """When the last of `trading` is over; one that should be and is not waits for its candles: not before tomorrow."""
+    if trading.empty:
+        return None
+    minutes = trading["horizon_minutes"].fillna(settings.horizon_minutes).astype("float64")
+    ends = trading["as_of"] + pd.to_timedelta(minutes, unit="min") + _TO_FILL
+    last: datetime = ends.max().to_pydatetime()
+    return last if (ends > as_of).all() else max(last, as_of + timedelta(days=1))
+
+
 def _margin(waiting: pd.DataFrame, rules: RuleSet) -> float:
     """What accepted signals that wait for their fill will tie up; rows of schema 3 do not tell, and tie up nothing."""
     leverage = waiting["symbol"].map(rules.leverage_of).astype("float64")
@@ -153,7 +191,7 @@ def _reading(reader: Any, source: str, as_of: datetime) -> Balance | None:
     if not rows:
         return None
     row = rows[0]
-    return Balance(row["at"], row["balance_usd"], row["day_start_usd"], row["equity_usd"])
+    return Balance(row["at"], row["balance_usd"], row["day_start_usd"], row["equity_usd"], row["peak_usd"])
 
 
 def _gated_before(reader: Any, source: str, as_of: datetime) -> datetime | None:
@@ -195,14 +233,17 @@ def _as_known(settings: Settings, reader: Any, outcomes: pd.DataFrame, as_of: da
 
 
 def _candles(
-    reader: Any, book: pd.DataFrame, as_of: datetime, gated_before: datetime | None, reading: Balance | None
+    reader: Any, book: pd.DataFrame, as_of: datetime, tested_from: datetime | None, reading: Balance | None
 ) -> pd.DataFrame:
-    """Candles of the positions' symbols; breaches are seen only in minutes that are given."""
+    """Candles of the positions' symbols: from the first entry or `tested_from`, and of some hours before.
+
+    The same hours before a reading say what our positions were worth then.
+    """
     if book.empty:
         return reader.query(_CANDLES, (as_of, as_of, as_of, as_of, []))
     start = book["entry_time"].min().to_pydatetime()
-    if gated_before is not None:
-        start = max(start, day_bounds(gated_before)[0])
+    if tested_from is not None:
+        start = max(start, tested_from - _HOURS_BEFORE)
     known_by = reading.at if reading is not None else start
     symbols = book["symbol"].unique().tolist()
-    return reader.query(_CANDLES, (as_of, start, known_by - _BEFORE_READING, known_by, symbols))
+    return reader.query(_CANDLES, (as_of, start, known_by - _HOURS_BEFORE, known_by, symbols))

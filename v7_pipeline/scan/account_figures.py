@@ -149,6 +149,7 @@ def _next_trade(settings: Settings, rules: RuleSet, account: Account, halts: lis
         max_age_s=limits.max_equity_age_s,
         pending_usd=account.pending_usd,
         pending_margin_usd=account.pending_margin_usd,
+        held_until=account.held_until(settings.horizon_minutes),
     )
     left = answer.inputs.get("room_left_usd")
     stops = [halt for halt in halts if halt["kind"] != "budget"]  # a budget's halt stops calls, not trades

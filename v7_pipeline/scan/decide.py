@@ -158,6 +158,8 @@ def _gate_context(
         pending_margin_usd=account.pending_margin_usd,
         calls_made=None if who in ASKS_NOBODY else calls_made(reader, who, ctx.as_of),
         open_risks=account.open_risks,
+        open_until=account.open_until,
+        horizon_minutes=s.horizon_minutes,
         correlations=correlations(reader, ctx.as_of, (*ctx.symbols, *(one.symbol for one in account.open_risks))),
         off=frozenset(s.gates_off),
     )

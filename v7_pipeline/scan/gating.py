@@ -65,7 +65,7 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
         rotation=rotation(ctx.as_of),
     )
     writes = [Write("gated_signals", ctx.marked_rows("gated_signals", gated), "new")]
-    halts = _halts(ctx, account)
+    halts = _halts(ctx, account, context.halts)
     if halts:
         writes.append(Write("halts", ctx.marked_rows("halts", halts), "new"))
     if not ctx.is_late:
@@ -84,11 +84,14 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
     return StepResult(tuple(writes), notes)
 
 
-def _halts(ctx: ScanContext, account: Account) -> list[dict[str, Any]]:
+def _halts(ctx: ScanContext, account: Account, known: pd.DataFrame) -> list[dict[str, Any]]:
     """The halts that a breach calls for. Those of a look at the past are its own: live scans have others."""
+    total = known[(known["kind"] == "total") & (known["source"] == ctx.source)]
+    halted = bool((total["lifted_at"].isna() | (total["lifted_at"] > ctx.as_of)).any())
     own = "" if ctx.source == ctx.settings.source else f"{ctx.source}-"
     zone = rule_set(ctx.settings, ctx.as_of).zone
-    return [{**row, "halt_id": f"{own}{row['halt_id']}"} for row in breach_halts(account.state, ctx.as_of, zone)]
+    called_for = breach_halts(account.state, ctx.as_of, zone, total_in_force=halted)
+    return [{**row, "halt_id": f"{own}{row['halt_id']}"} for row in called_for]
 
 
 def _rest(ctx: ScanContext, decisions: pd.DataFrame) -> list[pd.DataFrame]:

@@ -55,6 +55,10 @@ _BUDGET_HALTS = """
 SELECT halt_id, lifted_at FROM halts
 WHERE kind = 'budget' AND (halt_id = $1 OR starts_with(halt_id, $1 || '-again-')) ORDER BY started_at
 """
+_TOTAL_IN_FORCE = """
+SELECT 1 AS halted FROM halts
+WHERE kind = 'total' AND source = ? AND started_at <= ? AND (lifted_at IS NULL OR lifted_at > ?) LIMIT 1
+"""
 _KNOWN_ALERTS = "SELECT alert_id FROM alerts WHERE alert_id IN (SELECT unnest(?::VARCHAR[]))"
 _SCANNED_BEFORE = "SELECT 1 AS before FROM scans WHERE as_of < ? AND source = ? LIMIT 1"
 
@@ -127,10 +131,13 @@ def watch_account(runtime: Runtime, run_id: str) -> str:
     return _watch(runtime, run_id, _account)
 
 
-def breach_halts(state: AccountState, at: datetime, zone: ZoneInfo = PRAGUE) -> list[Row]:
+def breach_halts(
+    state: AccountState, at: datetime, zone: ZoneInfo = PRAGUE, *, total_in_force: bool = False
+) -> list[Row]:
     """The halts rows (without provenance) that a breach calls for, seen at `at`; none without one.
 
-    `zone`: the firm's clocks, which name the day.
+    `zone`: the firm's clocks, which name the day. `total_in_force`: a broken maximum loss was halted for already; an
+    account that lies below it breaks it anew at every midnight.
 
     A daily breach halts to the end of the firm's day, a total one until a person lifts it. Its identity is the
     breach's: written again with insert_new it stays one halt, lifted or not. It holds from just after `at`, since a
@@ -139,6 +146,8 @@ def breach_halts(state: AccountState, at: datetime, zone: ZoneInfo = PRAGUE) -> 
     if state.breached is None or state.breached_at is None:
         return []
     daily = state.breached == "daily"
+    if total_in_force and not daily:
+        return []
     limit, name = (state.daily_limit, "daily") if daily else (state.total_limit, "maximum-loss")
     today = state.breached_at >= state.day_started_at
     lowest = f"lowest today {usd_text(state.worst_equity_today)}, " if today else ""
@@ -227,7 +236,9 @@ def _account(runtime: Runtime, reader: Any, at: datetime) -> Seen:
         told.append(f"{state.breached} limit broken")
     scanned = reader.rows(_SCANNED_BEFORE, (state.day_started_at, s.source))
     events = (_rolled(state, rules),) if scanned else ()
-    return Seen(at, ", ".join(told), tuple(figures), tuple(breach_halts(state, at, rules.zone)), events)
+    total = bool(reader.rows(_TOTAL_IN_FORCE, (s.source, at, at)))
+    halts = breach_halts(state, at, rules.zone, total_in_force=total)
+    return Seen(at, ", ".join(told), tuple(figures), tuple(halts), events)
 
 
 def _loss(subject: str, state: AccountState, rules: RuleSet, at: datetime) -> Figure:

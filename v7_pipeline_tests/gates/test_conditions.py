@@ -313,6 +313,19 @@ def test_the_margin_of_everything_stays_within_the_equity() -> None:
     assert gate.ftmo(account, 100.0, margin_usd=80_001.0, **FTMO).reason_code == "FTMO_MARGIN"
 
 
+def test_what_is_open_over_midnight_must_fit_into_the_next_days_room_too() -> None:
+    """4,000 were won today: tomorrow's limit lies 4,000 higher, and a loss of 6,000 would break it (compare F6)."""
+    account = _account(closed(4_000, NOW - MINUTE))
+    midnight = account.day_ends_at
+    assert gate.ftmo(account, 6_000.0, held_until=midnight - MINUTE, **FTMO).passed is True
+    over = gate.ftmo(account, 6_000.0, held_until=midnight, **FTMO)
+    assert over.reason_code == "FTMO_NEXT_DAY_ROOM" and over.inputs["room_left_usd"] == -1_500
+    assert gate.ftmo(account, 6_000.0, **FTMO).reason_code == "FTMO_NEXT_DAY_ROOM"  # until when is not known
+    assert gate.ftmo(account, 4_500.0, held_until=midnight, **FTMO).passed is True
+    lost = _account(closed(-4_000, NOW - MINUTE))
+    assert gate.ftmo(lost, 501.0, held_until=midnight, **FTMO).reason_code == "FTMO_DAILY_ROOM"
+
+
 def test_a_position_in_a_symbol_that_nobody_prices_fails_closed() -> None:
     held = position(NOW - 2 * MINUTE, entry=100.0, symbol="WHAT-USD")
     assert gate.ftmo(_account(held, candles=flat(100.0, NOW - MINUTE)), 100.0, **FTMO).reason_code == "FTMO_NO_PRICES"

@@ -265,6 +265,20 @@ def test_what_this_scan_accepts_counts_as_open_for_the_rest_of_it() -> None:
     assert gated(*twice)["reason_codes"].tolist() == ["", "EXPOSURE_OPEN"]
 
 
+def test_a_trade_that_may_live_over_midnight_is_held_against_the_next_days_room() -> None:
+    late = at("2026-11-16T21:02Z")  # two hours before midnight in Prague
+    won = state(book(closed(4_000, late - MINUTE)), late)
+    here = {"account": won, "now": late}
+    short, long = decision(now=late, horizon_minutes=60), decision(now=late, horizon_minutes=240)
+    assert only(short, with_=context(**here), risk=6_000.0, now=late)["accepted"]
+    assert only(long, with_=context(**here), risk=6_000.0, now=late)["reason_codes"] == "FTMO_NEXT_DAY_ROOM"
+    assert only(decision(now=late), with_=context(**here), risk=6_000.0, now=late)["ftmo_ok"] is not True
+    default = context(**here, horizon_minutes=60)
+    assert only(decision(now=late), with_=default, risk=6_000.0, now=late)["accepted"]
+    held = context(**here, horizon_minutes=60, open_until=late + timedelta(hours=3))
+    assert only(short, with_=held, risk=6_000.0, now=late)["reason_codes"] == "FTMO_NEXT_DAY_ROOM"
+
+
 def test_what_was_learnt_raises_the_threshold_of_a_scan() -> None:
     assert only(decision(confidence=0.7), with_=context(learnt_confidence=0.71))["reason_codes"] == "CONFIDENCE_LOW"
     assert only(decision(confidence=0.7), with_=context(learnt_confidence=0.2))["accepted"]

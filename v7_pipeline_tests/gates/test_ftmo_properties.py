@@ -204,7 +204,8 @@ def test_an_accepted_trade_never_leaves_room_below_zero_on_any_path_within_the_s
     proposed = _plans(rng, candles, [NOW])
     one = _sized(proposed, share * room)
     risk = float(one["risk_usd"].iloc[0])
-    answer = conditions.ftmo(before, risk, as_of=NOW, buffer_usd=0.0, max_age_s=180.0, margin_usd=0.0)
+    over = NOW + timedelta(hours=7)
+    answer = conditions.ftmo(before, risk, as_of=NOW, buffer_usd=0.0, max_age_s=180.0, margin_usd=0.0, held_until=over)
     assert answer.passed, answer.reason_codes
     everything = pd.concat([sized, one], ignore_index=True) if len(sized) else one
     for path in range(2):

@@ -72,6 +72,14 @@ def test_a_reading_of_the_real_account_counts_from_when_it_was_typed_in(make_set
     assert known.equity == 96_500.0  # somebody's position that we do not know floats at −500
 
 
+def test_a_trailing_limit_remembers_the_highest_balance_of_earlier_readings(make_settings: Callable[..., Any]) -> None:
+    runtime = watched(make_settings, ftmo_rules="ftmo-1step")
+    for hours, balance in ((30, 108_000.0), (3, 104_000.0)):
+        at = AS_OF - timedelta(hours=hours)
+        put(runtime, "account_readings", at=at, recorded_at=at, balance_usd=balance)
+    assert account(runtime).state.total_limit == 98_000.0
+
+
 def test_the_account_pays_its_own_commission_whatever_the_outcome_was_judged_by(
     make_settings: Callable[..., Any],
 ) -> None:
@@ -106,6 +114,34 @@ def test_what_is_open_and_what_waits_ties_up_margin_and_exposure(make_settings: 
     waits = account(runtime)
     assert waits.pending_margin_usd == pytest.approx(100.0) and waits.pending_usd == 50.0
     assert {one.symbol for one in waits.open_risks} == {"BTC-USD", "ETH-USD"}
+
+
+def test_a_signal_whose_scan_died_before_it_was_followed_trades_all_the_same(
+    make_settings: Callable[..., Any],
+) -> None:
+    runtime = watched(make_settings)
+    closes = np.full(60, 100.0)
+    closes[-10:] = 85.0  # through the stop at 90
+    put_candles(runtime, "BTC-USD", closes)
+    put_open(runtime, AS_OF - timedelta(minutes=40))
+    stopped = account(runtime).state
+    with runtime.store.transaction() as tx:
+        tx.execute("DELETE FROM outcomes", ())
+    assert account(runtime).state == stopped
+    assert stopped.open_positions == 0 and stopped.balance < 99_850.0 and account(runtime).open_risks == ()
+
+
+def test_the_time_until_which_trades_are_open_is_that_of_their_horizons(make_settings: Callable[..., Any]) -> None:
+    runtime = watched(make_settings)
+    put_candles(runtime, "BTC-USD", [100.0] * 120)
+    assert account(runtime).open_until is None
+    assert account(runtime).held_until(240) == AS_OF + timedelta(minutes=255)
+    put_open(runtime, AS_OF - timedelta(minutes=30))
+    assert account(runtime).open_until == AS_OF - timedelta(minutes=30) + timedelta(minutes=10_015)
+    with runtime.store.transaction() as tx:
+        tx.execute("UPDATE llm_signals SET horizon_minutes = 10", ())
+        tx.execute("DELETE FROM candles WHERE open_time >= ?", (AS_OF - timedelta(minutes=25),))
+    assert account(runtime).open_until == AS_OF + timedelta(days=1)  # should be over; its candles have not come
 
 
 def test_limits_are_tested_from_the_firms_day_of_the_scan_before_and_wholly_where_asked(

@@ -99,6 +99,16 @@ def test_what_a_sensor_halts_the_next_scan_respects(scans: Scans) -> None:
     assert all(row["halt_ok"] is False and "daily-2026-11-20" in row["gate_inputs"] for row in gated)
 
 
+def test_a_lost_account_is_halted_once_and_not_at_every_midnight(scans: Scans) -> None:
+    put_closed(scans.runtime, -10_001.0, FIRST - timedelta(minutes=30))
+    assert scans.next() == 0
+    scans.as_of = datetime(2026, 11, 21, 0, 58, tzinfo=UTC)  # the next day in Prague: still below the limit
+    assert scans.next() == 0
+    watch_account(scans.runtime, "ftmo_sensor")
+    assert [row["kind"] for row in scans.rows("SELECT kind FROM halts")] == ["total"]
+    assert len(scans.rows("SELECT 1 AS one FROM alerts WHERE kind = 'halt'")) == 1
+
+
 def test_a_scan_that_sees_a_breach_halts_and_tells_it_in_its_own_transaction(scans: Scans) -> None:
     put_closed(scans.runtime, -5_001.0, FIRST - timedelta(minutes=30))
     assert scans.next() == 0
