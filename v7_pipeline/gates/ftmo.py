@@ -467,6 +467,8 @@ def _prices(candles: pd.DataFrame, book: _Book, now_us: int, since_us: int) -> _
     for known in own.values():
         times = known.time[_while_held(known.time, book)]
         grid = times if _within(grid, times) else _union(grid, times)
+    if since_us != NO_INSTANT and (book.entry < since_us).any():
+        grid = _union(grid, np.array([since_us], dtype=np.int64))  # what was held then has its price from before
     grid = grid[np.searchsorted(grid, first) :]
     return _Prices(grid, {symbol: _on_grid(own.get(symbol), grid) for symbol in held}, own)
 

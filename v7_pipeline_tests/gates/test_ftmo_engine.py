@@ -304,6 +304,17 @@ def test_a_minute_in_which_a_held_price_is_unknown_is_no_test() -> None:
     assert state(held, MON + 10 * MINUTE, known).breached_at == MON + 5 * MINUTE
 
 
+def test_after_a_reading_what_is_held_keeps_its_price_until_the_next_candle() -> None:
+    held = book(position(MON, quantity=10, entry=100.0))
+    candles = flat(90.0, MON, MON + MINUTE)
+    now = MON + 2 * MINUTE + timedelta(seconds=30)
+    for seconds in (0, 20):  # no candle of the reading's own minute has come yet
+        reading = Balance(at=MON + 2 * MINUTE + timedelta(seconds=seconds), usd=99_000.0, equity_usd=98_880.0)
+        account = state(held, now, candles, balance_override=reading)
+        assert (account.unexplained_usd, account.equity) == (-20.0, 98_880.0)
+        assert account.stopped_equity_usd == 98_880.0
+
+
 def test_lesson_02_wrong_input_raises() -> None:
     held = book(position(MON))
     candles = flat(1.0, MON)
