@@ -129,11 +129,14 @@ def test_a_halt_in_force_is_shown_and_a_lifted_one_is_not(store, serve):
     with store.transaction() as tx:
         put(
             tx, "halts",
-            {"halt_id": "1", "kind": "daily", "started_at": NEWEST, "reason": "daily loss <limit>"},
+            {
+                "halt_id": "1", "kind": "daily", "started_at": NEWEST, "until": NEWEST + timedelta(hours=11),
+                "reason": "daily loss <limit>",
+            },
             {"halt_id": "2", "kind": "manual", "started_at": NEWEST, "reason": "lifted one", "lifted_at": NEWEST},
         )  # fmt: skip
     page = serve(store)("/").text
-    assert "HALT (daily) since 2023-12-11 12:00 UTC: daily loss &lt;limit&gt;" in page
+    assert "HALT (daily) since 2023-12-11 12:00 UTC, until 2023-12-11 23:00 UTC: daily loss &lt;limit&gt;" in page
     assert "lifted one" not in page
 
 

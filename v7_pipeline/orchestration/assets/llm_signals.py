@@ -68,6 +68,7 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
         "as_of": dg.MetadataValue.timestamp(ctx.as_of),
         "cost_usd": float(result.notes["cost_usd"]),
         "spent_today_usd": float(result.notes["spent_today_usd"]),
+        "context_faults": dg.MetadataValue.json(result.notes["context_faults"]),
         "costs": dg.MetadataValue.md(heading("What the calls cost", demo=ctx.is_demo) + costs_table(spent)),
         "month_usd": spent.month_usd,
         **{name: float(value) for name, value in _ratios(spent).items() if value is not None},
