@@ -216,6 +216,11 @@ class Settings(BaseSettings):
     # --- learning -------------------------------------------------------------------------
     prior_alpha: float = Field(1.0, gt=0, description="Beta prior's alpha of every win rate")
     prior_beta: float = Field(1.0, gt=0, description="Beta prior's beta of every win rate")
+    win_rate_half_life: float | None = Field(
+        None,
+        gt=0,
+        description="effective later trades by which a trade's weight in the win rates halves; default: never",
+    )
     min_effective_n: int = Field(30, ge=1, description="below it no theory gets a verdict")
 
     # --- services -------------------------------------------------------------------------

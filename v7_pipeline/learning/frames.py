@@ -1,6 +1,6 @@
-"""What every learner asks of the frames it is given: columns, an instant, one source, closed in time.
+"""What every learner asks of the frames it is given: columns, an instant, one source, closed in time, weights.
 
-Checks and selections only; no statistics.
+Checks, selections and weights of trades only; no figures.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["closed_before", "instants", "one_source", "require", "utc"]
+from v7_pipeline.learning.statistics import Floats, average_uniqueness, halved
+
+__all__ = ["closed_before", "instants", "one_source", "require", "trade_weights", "utc"]
 
 
 def require(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
@@ -51,3 +53,13 @@ def closed_before(outcomes: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
     instant = utc(as_of)
     over = instants(outcomes["exit_time"]) + timedelta(minutes=1) <= instant
     return outcomes[over & (outcomes["outcome"] != "open")]
+
+
+def trade_weights(trades: pd.DataFrame, half_life_trades: float | None = None) -> Floats:
+    """Average uniqueness of each trade among these, by the minutes in which it was open; the older ones discounted.
+
+    With a half-life h a trade also loses half of its weight with every h effective trades that closed after it.
+    """
+    entry, leave = (instants(trades[name]).astype("int64").to_numpy() / 60e6 for name in ("entry_time", "exit_time"))
+    weights = average_uniqueness(entry, leave + 1)  # the exit candle is part of the trade
+    return weights if half_life_trades is None else halved(weights, leave, half_life_trades)

@@ -1,4 +1,4 @@
-"""Beta–Bernoulli win rates: the posterior itself, and the win_rates rows of an instant.
+"""Beta–Bernoulli win rates: the posterior itself, its shrinkage between scopes, the win_rates rows of an instant.
 
 A win or a loss is an outcome's word, decided on net P&L elsewhere; thresholds and sizing do not belong here.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from math import sqrt
+from math import nan, sqrt
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from v7_pipeline.learning.frames import closed_before, instants, one_source, require
-from v7_pipeline.learning.statistics import Floats, average_uniqueness
+from v7_pipeline.learning.frames import closed_before, one_source, require, trade_weights
+from v7_pipeline.learning.statistics import empirical_bayes_shrinkage
 
-__all__ = ["BetaPosterior", "win_rates"]
+__all__ = ["BetaPosterior", "shrunk_posteriors", "win_rates"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,49 +61,136 @@ class BetaPosterior:
         return float(betaincc(self.alpha, self.beta, p))
 
 
-def win_rates(closed_outcomes: pd.DataFrame, *, as_of: datetime, prior_alpha: float, prior_beta: float) -> pd.DataFrame:
+_NEEDED = ("kind", "symbol", "strategy", "side", "tier", "entry_time", "exit_time", "outcome")
+_COLUMNS = (
+    "as_of", "scope", "alpha", "beta", "mean", "lower", "upper", "n", "prior_alpha", "prior_beta",
+    "half_life_trades", "n_eff", "shrunk_mean", "shrunk_lower", "shrunk_upper", "parent_scope",
+)  # fmt: skip
+_FAMILIES = ("strategy", "symbol", "side", "tier", "regime")
+
+
+class _Evidence(NamedTuple):
+    """A scope's trades: weighted wins and losses, their number, and the scope it is shrunk towards."""
+
+    scope: str
+    wins: float
+    losses: float
+    n: int
+    parent: str | None
+
+
+def win_rates(
+    closed_outcomes: pd.DataFrame,
+    *,
+    as_of: datetime,
+    prior_alpha: float,
+    prior_beta: float,
+    half_life_trades: float | None = None,
+) -> pd.DataFrame:
     """The win_rates rows (without provenance) of `as_of`, from outcomes closed by then.
 
-    `closed_outcomes` has the outcomes columns signal_id, kind, symbol, strategy, side, exit_time, outcome,
-    and tier (of gated_signals; may be missing in a row). Scopes: all, strategy:…, symbol:…, side:…, tier:…
-    count paper outcomes; shadow:all counts those of rejected signals, so that learning goes on while nothing
-    is accepted. `manual` outcomes count nowhere. Breakevens are not counted. Trades that were open at the same time
-    won or lost together, so within a scope each adds its average uniqueness to alpha or beta (1 where nothing
-    overlaps it, 1/k where k lie upon each other), not 1; n still counts every one. `all` and `shadow:all` are
-    always there; with n = 0 they are the prior. Raises ValueError on a naive `as_of`, a missing column or
-    mixed sources.
+    `closed_outcomes` has the outcomes columns kind, symbol, strategy, side, entry_time, exit_time, outcome, and tier
+    (of gated_signals; may be missing in a row). It may have `regime`, the market's regime at the signal, and
+    `decision`, what the analyst decided (HOLD in its counterfactuals; without the column nothing was one).
+
+    - Scopes: all, strategy:…, symbol:…, side:…, tier:…, regime:… count paper outcomes. shadow:all counts those of
+      rejected signals, so that learning goes on while nothing is accepted; hold:all the counterfactuals of HOLD, both
+      sides; manual:all the trader's own. None of the last three enters another scope. `all` and `shadow:all` are always
+      there (with n = 0 they are the prior), the others where they have an outcome.
+    - Counted are wins and losses; a breakeven is neither and not counted, n included.
+    - Trades that were open at the same time won or lost together, so within a scope each adds its average uniqueness
+      to alpha or beta (1 where nothing overlaps it, 1/k where k lie upon each other), not 1; n still counts every one.
+    - half_life_trades h: a trade also loses half of its weight with every h (effective) trades of its scope that closed
+      after it; None: all count alike. n_eff is the summed weight, alpha + beta − the prior.
+    - shrunk_*: a scope of a family (symbols, sides …) is shrunk towards `all`, its parent_scope (`shrunk_posteriors`);
+      missing where there is no parent.
+
+    Raises ValueError on a naive `as_of`, a missing column, mixed sources or a half-life that is not positive.
     """
-    require(
-        closed_outcomes,
-        ("kind", "symbol", "strategy", "side", "tier", "entry_time", "exit_time", "outcome"),
-        "closed outcomes",
-    )
+    require(closed_outcomes, _NEEDED, "closed outcomes")
     one_source(closed_outcomes)
     known = closed_before(closed_outcomes, as_of)
     decided = known[known["outcome"].isin(("win", "loss"))]
+    scopes = [_evidence(scope, group, parent, half_life_trades) for scope, group, parent in _scopes(decided)]
+    posteriors = {one.scope: BetaPosterior(prior_alpha + one.wins, prior_beta + one.losses) for one in scopes}
+    shrunk = _shrunk(scopes, posteriors, least=prior_alpha + prior_beta)
     rows = []
-    for scope, group in _scopes(decided):
-        weights = _weights(group)
-        won = (group["outcome"] == "win").to_numpy()
-        posterior = BetaPosterior(prior_alpha + float(weights[won].sum()), prior_beta + float(weights[~won].sum()))
-        lower, upper = posterior.interval()
-        rows.append((as_of, scope, posterior.alpha, posterior.beta, posterior.mean, lower, upper, len(group)))
-    columns = ["as_of", "scope", "alpha", "beta", "mean", "lower", "upper", "n"]
-    frame = pd.DataFrame(rows, columns=columns)
+    for one in scopes:
+        own, near = posteriors[one.scope], shrunk.get(one.scope)
+        rows.append(
+            (
+                as_of,
+                one.scope,
+                own.alpha,
+                own.beta,
+                own.mean,
+                *own.interval(),
+                one.n,
+                prior_alpha,
+                prior_beta,
+                nan if half_life_trades is None else half_life_trades,
+                one.wins + one.losses,
+                *((nan, nan, nan) if near is None else (near.mean, *near.interval())),
+                one.parent,
+            )
+        )
+    frame = pd.DataFrame(rows, columns=list(_COLUMNS))
     frame["as_of"] = frame["as_of"].astype("datetime64[us, UTC]")
     return frame
 
 
-def _weights(trades: pd.DataFrame) -> Floats:
-    """Average uniqueness of each trade among these, by the minutes in which it was open."""
-    minutes = [instants(trades[name]).astype("int64").to_numpy() / 60e6 for name in ("entry_time", "exit_time")]
-    return average_uniqueness(minutes[0], minutes[1] + 1)  # the exit candle is part of the trade
+def shrunk_posteriors(
+    wins: list[float], losses: list[float], parent: BetaPosterior, *, least: float = 2.0
+) -> list[BetaPosterior]:
+    """Each sibling's posterior when the parent's mean is its prior mean and their spread says how much that counts.
+
+    The prior is Beta(m κ, (1 − m) κ), m the parent's mean, κ = m (1 − m) / τ² − 1 with τ² the siblings' variance beyond
+    binomial noise (`empirical_bayes_shrinkage`), and at least `least`. Where τ² is 0 the siblings cannot be told apart
+    and each is the parent. m and τ² are taken as known (parametric empirical Bayes, Morris 1983), so that the
+    intervals are somewhat short where there are few siblings.
+    """
+    n = [won + lost for won, lost in zip(wins, losses, strict=True)]
+    between = empirical_bayes_shrinkage(wins, n).between_variance
+    if between <= 0:
+        return [parent] * len(n)
+    mean = parent.mean
+    strength = max(mean * (1 - mean) / between - 1, least)
+    return [
+        BetaPosterior(mean * strength + won, (1 - mean) * strength + lost)
+        for won, lost in zip(wins, losses, strict=True)
+    ]
 
 
-def _scopes(decided: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    paper = decided[decided["kind"] == "paper"]
-    yield "all", paper
-    yield "shadow:all", decided[decided["kind"] == "shadow"]
-    for column in ("strategy", "symbol", "side", "tier"):
-        for value, group in paper.groupby(column, sort=True):  # rows without a tier form no scope
-            yield f"{column}:{value}", group
+def _evidence(scope: str, trades: pd.DataFrame, parent: str | None, half_life: float | None) -> _Evidence:
+    weights = trade_weights(trades, half_life)
+    won = (trades["outcome"] == "win").to_numpy()
+    return _Evidence(scope, float(weights[won].sum()), float(weights[~won].sum()), len(trades), parent)
+
+
+def _shrunk(scopes: list[_Evidence], posteriors: dict[str, BetaPosterior], *, least: float) -> dict[str, BetaPosterior]:
+    """The shrunk posterior of each scope that has a parent, family by family."""
+    found: dict[str, BetaPosterior] = {}
+    for family in _FAMILIES:
+        siblings = [one for one in scopes if one.parent is not None and one.scope.startswith(f"{family}:")]
+        if siblings:
+            parent = posteriors[str(siblings[0].parent)]
+            near = shrunk_posteriors(
+                [one.wins for one in siblings], [one.losses for one in siblings], parent, least=least
+            )
+            found |= {one.scope: posterior for one, posterior in zip(siblings, near, strict=True)}
+    return found
+
+
+def _scopes(decided: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, str | None]]:
+    """Each scope's name, trades and parent."""
+    held = (decided["decision"] == "HOLD").to_numpy() if "decision" in decided else np.zeros(len(decided), dtype=bool)
+    paper, shadow = decided[decided["kind"] == "paper"], decided["kind"] == "shadow"
+    yield "all", paper, None
+    yield "shadow:all", decided[shadow & ~held], None
+    for scope, group in (("hold:all", decided[shadow & held]), ("manual:all", decided[decided["kind"] == "manual"])):
+        if len(group):
+            yield scope, group, None
+    for column in _FAMILIES:
+        if column in paper:
+            for value, group in paper.groupby(column, sort=True):  # rows without a tier or a regime form no scope
+                yield f"{column}:{value}", group, "all"

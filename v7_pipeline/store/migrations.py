@@ -33,6 +33,16 @@ STEPS: Mapping[int, tuple[str, ...]] = {
         "ALTER TABLE gated_signals ADD COLUMN lots DOUBLE",
         "ALTER TABLE gated_signals ADD COLUMN capped_by VARCHAR",
     ),
+    5: (
+        "ALTER TABLE win_rates ADD COLUMN prior_alpha DOUBLE",
+        "ALTER TABLE win_rates ADD COLUMN prior_beta DOUBLE",
+        "ALTER TABLE win_rates ADD COLUMN half_life_trades DOUBLE",
+        "ALTER TABLE win_rates ADD COLUMN n_eff DOUBLE",
+        "ALTER TABLE win_rates ADD COLUMN shrunk_mean DOUBLE",
+        "ALTER TABLE win_rates ADD COLUMN shrunk_lower DOUBLE",
+        "ALTER TABLE win_rates ADD COLUMN shrunk_upper DOUBLE",
+        "ALTER TABLE win_rates ADD COLUMN parent_scope VARCHAR",
+    ),
 }
 # version → what follows once the new tables are made: a table that was set aside is copied into its successor.
 AFTERWARDS: Mapping[int, tuple[str, ...]] = {

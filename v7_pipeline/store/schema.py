@@ -24,7 +24,7 @@ __all__ = [
     "theory_columns",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 SqlType = Literal["VARCHAR", "DOUBLE", "FLOAT", "BIGINT", "BOOLEAN", "TIMESTAMPTZ"]
 
@@ -492,13 +492,76 @@ _ALL: tuple[Table, ...] = (
         ("as_of", "scope"),
         "as_of",
         _time("as_of", "outcomes closed before this instant count"),
-        _text("scope", "all, strategy:…, symbol:…, side:… or tier:…"),
+        _text("scope", "all, strategy:…, symbol:…, side:…, tier:…, regime:…; shadow:all, hold:all, manual:all"),
         _number("alpha", "wins", "posterior alpha, prior included"),
         _number("beta", "losses", "posterior beta, prior included"),
         _number("mean", "probability", "posterior mean"),
         _number("lower", "probability", "lower end of the 95 % equal-tail interval"),
         _number("upper", "probability", "upper end of the 95 % equal-tail interval"),
         _count("n", "outcomes", "wins and losses counted; breakevens are not"),
+        _number("prior_alpha", "wins", "the prior's alpha; missing in rows of schema 4", nullable=True),
+        _number("prior_beta", "losses", "the prior's beta; missing in rows of schema 4", nullable=True),
+        _number(
+            "half_life_trades",
+            "trades",
+            "effective later trades by which a trade's weight halves; missing: none is discounted",
+            nullable=True,
+        ),
+        _number("n_eff", "outcomes", "the same with overlap sharing weight and the discount", nullable=True),
+        _number(
+            "shrunk_mean",
+            "probability",
+            "posterior mean shrunk towards parent_scope; missing without one",
+            nullable=True,
+        ),
+        _number("shrunk_lower", "probability", "lower end of its 95 % equal-tail interval", nullable=True),
+        _number("shrunk_upper", "probability", "upper end of its 95 % equal-tail interval", nullable=True),
+        _text("parent_scope", "the scope it is shrunk towards", nullable=True),
+    ),
+    _build(
+        "confidence_thresholds",
+        "The confidence threshold that outcomes have taught: a row for its beginning and for each change.",
+        ("strategy", "as_of"),
+        "as_of",
+        _STRATEGY,
+        _time("as_of", "outcomes closed before this instant count; later scans heed it"),
+        _number("threshold", "0 … 1", "a BUY or SELL with less confidence is rejected"),
+        _number("floor", "0 … 1", "V7_MIN_CONFIDENCE then; the threshold is never below it"),
+        _number("previous", "0 … 1", "the threshold before; missing in the first row", nullable=True),
+        _text("reason", "why it is what it is, in one sentence"),
+        _count("n", "outcomes", "wins and losses behind the reason, paper and shadow"),
+        _number("n_eff", "outcomes", "the same with overlap sharing weight and older ones discounted"),
+        _number(
+            "p_below", "probability", "posterior probability that their win rate is below break-even", nullable=True
+        ),
+        _number("break_even", "share", "the win rate at which their plans neither gain nor lose", nullable=True),
+    ),
+    _build(
+        "calibrations",
+        "How well the analyst's confidence told wins from losses, at most once an hour.",
+        ("as_of", "scope"),
+        "as_of",
+        _time("as_of", "outcomes closed before this instant count"),
+        _text("scope", "all, analyst:… or model:… (model@fingerprint)"),
+        _count("n", "outcomes", "wins and losses of BUY and SELL, paper and shadow"),
+        _number("n_eff", "outcomes", "the same with overlap sharing weight"),
+        _number("brier", "0 … 1", "mean squared difference of confidence and result; 0 is best", nullable=True),
+        _number("reliability", "0 … 1", "Murphy's part that miscalibration costs; 0 is best", nullable=True),
+        _number("resolution", "0 … 1", "Murphy's part that telling apart gains", nullable=True),
+        _number("uncertainty", "0 … 1", "Murphy's part that the base rate leaves", nullable=True),
+        _number("log_loss", "nats", "mean −log of the probability given to what happened", nullable=True),
+        _number("ece", "0 … 1", "mean distance of confidence and win rate over the bins", nullable=True),
+        _number("skill", "share", "1 − Brier score ÷ that of the win rate of the past; 0: no better", nullable=True),
+        _number("slope", "", "slope of the result on the confidence's log-odds; 1: calibrated", nullable=True),
+        _number("intercept", "log-odds", "its intercept; 0: calibrated", nullable=True),
+        _text("method", "recalibration: platt, isotonic, or none where there is too little"),
+        _number(
+            "recalibrated_brier",
+            "0 … 1",
+            "Brier score of confidences recalibrated on the past of each only",
+            nullable=True,
+        ),
+        _text("bins", "reliability bins with n and 95 % Wilson intervals, JSON list"),
     ),
     _build(
         "scans",

@@ -15,6 +15,7 @@ from v7_pipeline.learning.statistics import (
     correlation_interval,
     effective_n,
     empirical_bayes_shrinkage,
+    halved,
     holm,
     mean_interval,
     shapley,
@@ -166,3 +167,11 @@ def test_correlation_interval_is_fishers_with_bonett_and_wrights_variance():
     expected = np.tanh(np.arctanh(0.3) + np.array([-1, 1]) * 1.959964 * se)
     assert correlation_interval(0.3, 103) == pytest.approx(expected, abs=1e-6)
     assert all(np.isnan(correlation_interval(0.3, 3)))
+
+
+def test_halved_weights_age_by_evidence_and_not_by_order():
+    assert halved([1, 1, 1], [0, 10, 99], 1) == pytest.approx([0.25, 0.5, 1])
+    assert halved([0.5, 1, 0.5], [7, 9, 7], 2) == pytest.approx([0.5 * 2**-0.5, 1, 0.5 * 2**-0.5])
+    assert halved([], [], 5).tolist() == []
+    with pytest.raises(ValueError, match="half-life of 0"):
+        halved([1], [1], 0)

@@ -76,9 +76,16 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
     gated = schema.TABLES["gated_signals"]
     new = ("calls_ok", "exposure_ok", "notional_usd", "lots", "capped_by")
     older = tuple(c for c in gated.columns if c.name not in new)
+    rates = schema.TABLES["win_rates"]
+    learnt = (
+        "prior_alpha", "prior_beta", "half_life_trades", "n_eff", "shrunk_mean", "shrunk_lower", "shrunk_upper",
+        "parent_scope",
+    )  # fmt: skip
+    bare = tuple(c for c in rates.columns if c.name not in learnt)
     with monkeypatch.context() as past:
         past.setitem(schema.TABLES, "llm_signals", dataclasses.replace(signals, columns=fewer))
         past.setitem(schema.TABLES, "gated_signals", dataclasses.replace(gated, columns=older))
+        past.setitem(schema.TABLES, "win_rates", dataclasses.replace(rates, columns=bare))
         past.setitem(schema.TABLES, "theory_features", dataclasses.replace(readings, columns=wide))
         past.setattr(schema, "SCHEMA_VERSION", 1)
         empty_store.migrate("0.1.0", NOW)
@@ -86,6 +93,7 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
             tx.upsert("theory_features", make_rows("theory_features", 5))
             tx.insert_new("llm_signals", make_rows("llm_signals", 3)[[c.name for c in fewer]])
             tx.insert_new("gated_signals", make_rows("gated_signals", 3)[[c.name for c in older]])
+            tx.insert_new("win_rates", make_rows("win_rates", 3)[[c.name for c in bare]])
     newer = open_store(**place)
     newer.migrate("0.2.0", NOW)
     assert newer.read("schema_version")["version"].tolist()[:2] == [1, 2]
@@ -95,6 +103,8 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
     assert len(added) == 3 and added.isna().all(axis=None)  # version 3: nobody had asked then
     gates = newer.read("gated_signals")[list(new)]
     assert len(gates) == 3 and gates.isna().all(axis=None)  # version 4: no such gate had been asked
+    shrunk = newer.read("win_rates")[list(learnt)]
+    assert len(shrunk) == 3 and shrunk.isna().all(axis=None)  # version 5: nothing was shrunk then
     assert (
         "theory_features_1" not in newer.query("SELECT table_name FROM information_schema.tables")["table_name"].values
     )
