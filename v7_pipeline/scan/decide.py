@@ -19,6 +19,7 @@ from v7_pipeline.gates.reasons import NO_READING
 from v7_pipeline.scan.account import Account, read_account, rule_set
 from v7_pipeline.scan.context import ScanContext, StepResult, Write, persist
 from v7_pipeline.scan.exposure import correlations
+from v7_pipeline.scan.learn import threshold_at
 from v7_pipeline.scan.market_context import context_of, fetch_context, stored_context
 from v7_pipeline.store import signal_id
 from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES, theory_columns
@@ -161,6 +162,7 @@ def _gate_context(
         open_until=account.open_until,
         horizon_minutes=s.horizon_minutes,
         correlations=correlations(reader, ctx.as_of, (*ctx.symbols, *(one.symbol for one in account.open_risks))),
+        learnt_confidence=threshold_at(reader, strategy=STRATEGY, source=ctx.source, as_of=ctx.as_of),
         off=frozenset(s.gates_off),
     )
 

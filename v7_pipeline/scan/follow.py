@@ -11,8 +11,8 @@ import pandas as pd
 
 from v7_pipeline.alerts.outbox import alerts_for_scan
 from v7_pipeline.learning.performance import theory_performance
-from v7_pipeline.learning.win_rate import win_rates
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
+from v7_pipeline.scan.learn import learnt
 from v7_pipeline.store.schema import TABLES
 from v7_pipeline.trades import can_be_followed, follow
 
@@ -66,18 +66,9 @@ def follow_signals(ctx: ScanContext) -> StepResult:
 
 
 def _learnt(ctx: ScanContext, reader: Any, closed: pd.DataFrame) -> list[Write]:
-    earlier = reader.query(
-        "SELECT o.*, g.tier FROM outcomes o JOIN gated_signals g USING (signal_id) "
-        "WHERE o.source = ? AND o.outcome <> 'open' AND o.exit_time + INTERVAL 1 MINUTE <= ?",
-        (ctx.source, ctx.as_of),
-    )
-    everything = pd.concat([earlier[~earlier["signal_id"].isin(closed["signal_id"])], closed], ignore_index=True)
-    rates = win_rates(
-        everything, as_of=ctx.as_of, prior_alpha=ctx.settings.prior_alpha, prior_beta=ctx.settings.prior_beta
-    )
     performance = theory_performance(closed, _readings_of(reader, closed))
     writes = [
-        Write("win_rates", ctx.marked_rows("win_rates", rates), "upsert"),
+        *learnt(ctx, reader, closed),
         Write("theory_performance", ctx.marked_rows("theory_performance", performance), "upsert"),
     ]
     if not ctx.is_late:

@@ -1,0 +1,190 @@
+"""What closed outcomes teach as of a scan: win rates, the confidence threshold, the calibration of the confidence.
+
+Only gathers what was known at the instant and hands it to learning/; the follow step writes what comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from v7_pipeline.analyst.regimes import regime_at
+from v7_pipeline.learning.calibration import Calibration, calibration, calibration_rows
+from v7_pipeline.learning.threshold import LearntThreshold, break_even_rate, learnt_threshold
+from v7_pipeline.learning.win_rate import win_rates
+from v7_pipeline.scan.context import ScanContext, Write
+from v7_pipeline.settings import Settings
+from v7_pipeline.trades import fee_preset
+from v7_pipeline.trades.frames import directions
+from v7_pipeline.trades.pnl import loss_at_stop
+
+__all__ = [
+    "calibrations_at", "closed_outcomes", "learnt", "threshold_at", "threshold_history", "win_rates_at",
+]  # fmt: skip
+
+_BASE = (
+    "signal_id", "kind", "as_of", "symbol", "strategy", "side", "entry_time", "exit_time", "entry_price", "outcome",
+    "fee_preset", "source",
+)  # fmt: skip
+# Counterfactuals of HOLD come six a scan and are only looked at: four weeks of them are enough, and bounded.
+_CLOSED = f"""
+SELECT {", ".join(f"o.{name}" for name in _BASE)}
+FROM outcomes o JOIN llm_signals s USING (signal_id)
+WHERE o.source = ? AND o.outcome <> 'open' AND o.exit_time + INTERVAL 1 MINUTE <= ?
+  AND (s.side <> 'HOLD' OR o.kind = 'manual' OR o.exit_time > ?::TIMESTAMPTZ - INTERVAL 28 DAY)
+"""
+_ABOUT = """
+SELECT s.signal_id, s.side AS decision, s.confidence, s.analyst, s.call_id, s.stop_price, s.target_price, g.tier,
+       CASE WHEN f.p_bull IS NULL THEN NULL WHEN f.p_bull > greatest(f.p_sideways, f.p_bear) THEN 'bull'
+            WHEN f.p_bear > greatest(f.p_sideways, f.p_bull) THEN 'bear' ELSE 'sideways' END AS regime
+FROM llm_signals s JOIN gated_signals g USING (signal_id)
+LEFT JOIN theory_features f ON f.symbol = s.symbol AND f.as_of = s.features_as_of
+WHERE s.side IN ('BUY', 'SELL') AND s.as_of < ?
+"""
+_THRESHOLDS = """
+SELECT as_of, threshold, floor, previous, reason, n, n_eff, p_below, break_even FROM confidence_thresholds
+WHERE strategy = ? AND source = ? AND as_of < ? ORDER BY as_of DESC LIMIT ?
+"""
+_TAUGHT_HERE = "SELECT count(*) AS n FROM confidence_thresholds WHERE strategy = ? AND source = ? AND as_of = ?"
+_CALIBRATED = (
+    "SELECT max(as_of) FILTER (as_of < ?) AS before, bool_or(as_of = ?) AS here FROM calibrations WHERE source = ?"
+)
+_JUDGED = ("paper", "shadow")
+
+
+def learnt(ctx: ScanContext, reader: Any, closed: pd.DataFrame) -> list[Write]:
+    """What is to be written once `closed` (outcomes rows that this scan closed) are known beside the earlier ones.
+
+    win_rates whenever a BUY or SELL closed; confidence_thresholds where it begins or changes; calibrations with the
+    first outcome that closes in an hour. Counterfactuals of HOLD alone teach nothing new: they wait for the next one.
+    """
+    known = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=closed)
+    signals = known[(known["decision"] != "HOLD") | (known["kind"] == "manual")]
+    if not signals["signal_id"].isin(closed["signal_id"]).any():
+        return []
+    rates = win_rates_at(known, ctx.settings, ctx.as_of)
+    writes = [Write("win_rates", ctx.marked_rows("win_rates", rates), "upsert")]
+    thresholds = [
+        _row(strategy, ctx.as_of, found)
+        for strategy, found in _thresholds(ctx, reader, signals)
+        if found.changed or reader.rows(_TAUGHT_HERE, (strategy, ctx.source, ctx.as_of))[0]["n"]
+    ]
+    if thresholds:
+        writes.append(Write("confidence_thresholds", ctx.marked_rows("confidence_thresholds", thresholds), "upsert"))
+    if _calibrate_now(ctx, reader):
+        rows = calibration_rows(calibrations_at(reader, signals, ctx.settings, ctx.as_of), ctx.as_of)
+        writes.append(Write("calibrations", ctx.marked_rows("calibrations", rows), "upsert"))
+    return writes
+
+
+def closed_outcomes(reader: Any, *, source: str, as_of: datetime, also: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The outcomes of `source` closed by `as_of`, with `also` (rows not stored yet) in place of their stored ones.
+
+    outcomes columns, and of the signal: decision (HOLD in its counterfactuals), confidence, analyst, call_id,
+    stop_price, target_price, tier, regime (bull, sideways, bear at the reading it was decided on; missing without one).
+    In one order, so that sums come out alike whenever they are made.
+    """
+    stored = reader.query(_CLOSED, (source, as_of, as_of))
+    if also is not None and len(also):
+        new = also.assign(source=source)[list(_BASE)]
+        stored = stored[~_keys(stored).isin(_keys(new))]
+        stored = pd.concat([stored, new], ignore_index=True) if len(stored) else new
+    known = stored.merge(reader.query(_ABOUT, (as_of,)), on="signal_id", how="left")
+    known = known.assign(decision=known["decision"].fillna("HOLD"))
+    return known.sort_values(["exit_time", "signal_id", "kind", "side"], ignore_index=True)
+
+
+def win_rates_at(known: pd.DataFrame, settings: Settings, as_of: datetime) -> pd.DataFrame:
+    """The win_rates rows of `as_of` from `closed_outcomes`, with the settings' prior and discount."""
+    return win_rates(
+        known,
+        as_of=as_of,
+        prior_alpha=settings.prior_alpha,
+        prior_beta=settings.prior_beta,
+        half_life_trades=settings.win_rate_half_life,
+    )
+
+
+def calibrations_at(reader: Any, known: pd.DataFrame, settings: Settings, as_of: datetime) -> list[Calibration]:
+    """Calibration of all signals of `closed_outcomes`, by analyst, and by regime of the model where one is known."""
+    judged = known[(known["decision"] != "HOLD") & known["kind"].isin(_JUDGED)]
+    called = judged["call_id"].dropna().unique().tolist()
+    models = regime_at(reader, called) if called else {}
+    judged = judged.assign(model=judged["call_id"].map(models))
+
+    def one(scope: str, rows: pd.DataFrame) -> Calibration:
+        return calibration(rows, as_of=as_of, min_effective_n=settings.min_effective_n, scope=scope)
+
+    found = [one("all", judged)]
+    for column in ("analyst", "model"):
+        found += [one(f"{column}:{value}", rows) for value, rows in judged.groupby(column, sort=True)]
+    return found
+
+
+def threshold_at(reader: Any, *, strategy: str, source: str, as_of: datetime) -> float | None:
+    """The threshold that outcomes had taught before `as_of`, or None: nothing yet.
+
+    What this very instant teaches is for the next scan: it is known only after the gates have spoken.
+    """
+    rows = reader.rows(_THRESHOLDS, (strategy, source, as_of, 1))
+    return rows[0]["threshold"] if rows else None
+
+
+def threshold_history(
+    reader: Any, *, strategy: str, source: str, as_of: datetime, most: int = 10
+) -> list[dict[str, Any]]:
+    """The newest changes of the threshold before `as_of`, newest first, with their reasons."""
+    found: list[dict[str, Any]] = reader.rows(_THRESHOLDS, (strategy, source, as_of, most))
+    return found
+
+
+def _keys(outcomes: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(outcomes[["signal_id", "kind", "side"]])
+
+
+def _thresholds(ctx: ScanContext, reader: Any, signals: pd.DataFrame) -> Iterator[tuple[str, LearntThreshold]]:
+    """Each strategy's next threshold."""
+    judged = signals[signals["kind"].isin(_JUDGED) & signals["confidence"].notna()]
+    judged = judged.assign(break_even=_break_even(judged, ctx.settings.slippage))
+    for strategy, rows in judged.groupby("strategy", sort=True):
+        found = learnt_threshold(
+            rows,
+            as_of=ctx.as_of,
+            floor=ctx.settings.min_confidence,
+            previous=threshold_at(reader, strategy=str(strategy), source=ctx.source, as_of=ctx.as_of),
+            min_effective_n=ctx.settings.min_effective_n,
+            prior_alpha=ctx.settings.prior_alpha,
+            prior_beta=ctx.settings.prior_beta,
+        )
+        yield str(strategy), found
+
+
+def _break_even(signals: pd.DataFrame, slippage: float) -> np.ndarray[Any, Any]:
+    """Each plan's break-even win rate, net of its outcome's fees and of slippage at the stop, from the filled entry."""
+    rate = signals["fee_preset"].map(lambda name: fee_preset(name).rate_per_side).to_numpy(dtype=float)
+    entry, stop, target = (
+        signals[name].to_numpy(dtype=float) for name in ("entry_price", "stop_price", "target_price")
+    )
+    direction = directions(signals["side"])
+    risk = loss_at_stop(direction, entry, stop, fee_rate=rate, slippage=slippage)
+    return break_even_rate(direction * (target - entry) - rate * (entry + target), risk)
+
+
+def _row(strategy: str, as_of: datetime, found: LearntThreshold) -> dict[str, Any]:
+    return {
+        "strategy": strategy, "as_of": as_of, "threshold": found.threshold, "floor": found.floor,
+        "previous": found.previous, "reason": found.reason, "n": found.n, "n_eff": found.n_eff,
+        "p_below": found.p_below, "break_even": found.break_even,
+    }  # fmt: skip
+
+
+def _calibrate_now(ctx: ScanContext, reader: Any) -> bool:
+    """Whether no scan of this hour has done it, or this very one has: done again, it does the same."""
+    row = reader.rows(_CALIBRATED, (ctx.as_of, ctx.as_of, ctx.source))[0]
+    if row["here"] or row["before"] is None:
+        return True
+    return bool(row["before"] < ctx.as_of.replace(minute=0, second=0, microsecond=0))
