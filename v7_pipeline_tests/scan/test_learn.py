@@ -13,52 +13,14 @@ from v7_pipeline.scan.context import ScanContext, StepResult, Write, persist
 from v7_pipeline.scan.decide import gate_inputs
 from v7_pipeline.scan.learn import calibrations_at, closed_outcomes, learnt, threshold_at, threshold_history
 from v7_pipeline.scan.runtime import Runtime
-from v7_pipeline.store import arrow_rows
 from v7_pipeline.store.schema import TABLES, table
-from v7_pipeline_tests.scan.watched import MARKS, MINUTE, NOW, watched
-
-START = NOW.replace(second=0) - timedelta(days=5)
+from v7_pipeline_tests.scan.taught import START, filled, put_all, trade
+from v7_pipeline_tests.scan.watched import MARKS, NOW, watched
 
 
 @pytest.fixture
 def runtime(make_settings: Callable[..., Any]) -> Runtime:
     return watched(make_settings, fees="none", slippage=0.0)
-
-
-def filled(name: str, rows: Sequence[dict[str, Any]]) -> Any:
-    return arrow_rows(name, [dict.fromkeys(table(name).column_names) | MARKS | row for row in rows])
-
-
-def trade(
-    number: int, *, won: bool, kind: str = "shadow", side: str = "BUY", confidence: float = 0.6, **more: Any
-) -> dict:
-    """The rows of one signal, ten minutes long, that closed; reward and risk are 1.5 to 1."""
-    at = START + timedelta(minutes=20 * number)
-    key = f"v7-BTC-USD-{at:%Y%m%dT%H%M%SZ}"
-    d = -1.0 if side == "SELL" else 1.0
-    signal = {
-        "signal_id": key, "as_of": at, "features_as_of": at, "decided_at": at, "symbol": "BTC-USD", "strategy": "v7",
-        "analyst": "rules", "side": side, "confidence": confidence, "entry_price": 100.0, "stop_price": 100.0 - d,
-        "target_price": 100.0 + 1.5 * d, "horizon_minutes": 240, "status": "answered",
-    }  # fmt: skip
-    gated = {
-        "signal_id": key, "as_of": at, "symbol": "BTC-USD", "strategy": "v7", "side": side, "freshness_ok": True,
-        "halt_ok": True, "budget_ok": True, "gate_inputs": "{}", "gates_off": "", "reason_codes": "",
-        "accepted": kind == "paper", "tier": "LOW",
-    }  # fmt: skip
-    outcome = {
-        "signal_id": key, "kind": kind, "as_of": at, "symbol": "BTC-USD", "strategy": "v7",
-        "side": "BUY" if side == "HOLD" else side, "entry_time": at, "entry_price": 100.0,
-        "exit_time": at + 10 * MINUTE, "exit_reason": "target" if won else "stop", "ambiguous": False,
-        "outcome": "win" if won else "loss", "fee_preset": "none",
-    }  # fmt: skip
-    return {"llm_signals": signal | more, "gated_signals": gated, "outcomes": outcome}
-
-
-def put_all(runtime: Runtime, trades: Sequence[dict[str, Any]], *names: str) -> None:
-    names = names or ("llm_signals", "gated_signals", "outcomes")
-    writes = [Write(name, filled(name, [one[name] for one in trades]), "upsert") for name in names]
-    persist(runtime.store, StepResult(tuple(writes)))
 
 
 def at_end_of(number: int) -> datetime:
@@ -86,7 +48,7 @@ def learn(
 
 def test_lesson_29_losing_signals_raise_the_threshold_of_the_next_scan_and_winning_shadows_lower_it_again(runtime):
     bad = [trade(i, won=i % 10 == 0) for i in range(60)]
-    put_all(runtime, bad)
+    put_all(runtime.store, bad)
     wrote = learn(runtime, 59, bad[-1:])
     row = wrote["confidence_thresholds"].iloc[0]
     assert (row["threshold"], row["floor"], row["strategy"]) == (0.65, 0.55, "v7")
@@ -100,7 +62,7 @@ def test_lesson_29_losing_signals_raise_the_threshold_of_the_next_scan_and_winni
     assert gate(59) is None  # the gates of this instant spoke before its outcomes were known
     assert gate(60) == 0.65
     good = [trade(i, won=i % 10 != 0) for i in range(60, 160)]
-    put_all(runtime, good)
+    put_all(runtime.store, good)
     assert learn(runtime, 159, good[-1:])["confidence_thresholds"]["threshold"].tolist() == [0.55]
     assert gate(160) == 0.55
     with runtime.store.reading() as reader:
@@ -110,7 +72,7 @@ def test_lesson_29_losing_signals_raise_the_threshold_of_the_next_scan_and_winni
 
 def test_a_threshold_that_stays_is_not_written_again_and_a_scan_done_twice_writes_the_same(runtime):
     trades = [trade(i, won=i % 2 == 0) for i in range(40)]
-    put_all(runtime, trades)
+    put_all(runtime.store, trades)
     first = learn(runtime, 38, trades[38:39])
     assert first["confidence_thresholds"]["reason"].tolist() == ["the floor: the first outcome has closed"]
     again = learn(runtime, 38, trades[38:39])
@@ -122,7 +84,7 @@ def test_a_threshold_that_stays_is_not_written_again_and_a_scan_done_twice_write
 
 def test_another_sources_outcomes_teach_nothing(runtime):
     bad = [trade(i, won=False) for i in range(60)]
-    put_all(runtime, bad)
+    put_all(runtime.store, bad)
     with runtime.store.reading() as reader:
         assert closed_outcomes(reader, source="live", as_of=NOW).empty
         assert len(closed_outcomes(reader, source="demo", as_of=NOW)) == 60
@@ -134,8 +96,8 @@ def test_another_sources_outcomes_teach_nothing(runtime):
 
 def test_what_closes_later_is_not_known_and_what_closes_now_is(runtime):
     trades = [trade(i, won=True, kind="paper") for i in range(10)]
-    put_all(runtime, trades, "llm_signals", "gated_signals")
-    put_all(runtime, trades[:4] + trades[6:], "outcomes")  # numbers 4 and 5 close in the scan itself
+    put_all(runtime.store, trades, "llm_signals", "gated_signals")
+    put_all(runtime.store, trades[:4] + trades[6:], "outcomes")  # numbers 4 and 5 close in the scan itself
     rates = learn(runtime, 5, trades[4:6])["win_rates"].set_index("scope")
     assert rates.loc["all", "n"] == 6
 
@@ -143,10 +105,10 @@ def test_what_closes_later_is_not_known_and_what_closes_now_is(runtime):
 def test_hold_and_manual_outcomes_stay_apart_and_hold_alone_teaches_nothing(runtime):
     signals = [trade(0, won=True, kind="paper"), trade(1, won=False, kind="manual"), trade(2, won=False)]
     held = [trade(3, won=False, side="HOLD"), trade(4, won=True, side="HOLD")]
-    put_all(runtime, signals + held)
+    put_all(runtime.store, signals + held)
     assert learn(runtime, 4, held) == {}
     other = trade(5, won=True, kind="paper")
-    put_all(runtime, [other])
+    put_all(runtime.store, [other])
     rates = learn(runtime, 5, [other])["win_rates"].set_index("scope")["n"]
     assert (rates["all"], rates["shadow:all"], rates["hold:all"], rates["manual:all"]) == (2, 1, 2, 1)
     taken = trade(5, won=False, kind="manual")  # the trader took the same signal: both stand
@@ -155,7 +117,7 @@ def test_hold_and_manual_outcomes_stay_apart_and_hold_alone_teaches_nothing(runt
 
 def test_the_regime_of_the_reading_that_decided_is_a_scope(runtime):
     paper = [trade(i, won=i > 0, kind="paper") for i in range(3)]
-    put_all(runtime, paper)
+    put_all(runtime.store, paper)
     readings = [
         {name: 0.0 for name in table("theory_features").column_names if name not in MARKS}
         | {"symbol": "BTC-USD", "as_of": one["llm_signals"]["as_of"], "p_bull": bull, "p_bear": bear, "p_sideways": 0.2}
@@ -169,7 +131,7 @@ def test_the_regime_of_the_reading_that_decided_is_a_scope(runtime):
 
 def test_calibration_is_written_once_an_hour_by_analyst_and_model_regime(runtime):
     trades = [trade(i, won=i % 2 == 0, call_id=f"c{i}", analyst="deepseek") for i in range(40)]
-    put_all(runtime, trades)
+    put_all(runtime.store, trades)
     calls = [
         {
             "call_id": f"c{i}", "attempt": 1, "signal_id": "s", "symbol": "BTC-USD", "as_of": START, "analyst":

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from v7_pipeline.orchestration.assets.common import asset_arguments, scan_context
+from v7_pipeline.orchestration.learnt import calibration_markdown, win_rates_markdown
 from v7_pipeline.orchestration.metadata import heading, markdown_table
 from v7_pipeline.scan.context import ScanContext, StepResult
 from v7_pipeline.scan.follow import follow_signals
@@ -48,9 +49,25 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
         ),
     )
     return {
+        **_learnt(ctx, result),
         "closed_now": dg.MetadataValue.md(
             heading(f"Closed at {ctx.as_of:%Y-%m-%d %H:%M}Z, net of {ctx.settings.fees} fees", demo=ctx.is_demo) + table
         ),
         "followed": int(result.notes["followed"]),
         "closed": len(closed),
     }
+
+
+def _learnt(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
+    """Win rates and calibration where this scan wrote them."""
+    told: dict[str, Any] = {}
+    written = {write.table for write in result.writes}
+    if "win_rates" in written:
+        told["win_rates"] = dg.MetadataValue.md(win_rates_markdown(result.frame("win_rates"), demo=ctx.is_demo))
+    if "confidence_thresholds" in written:
+        told["confidence_threshold"] = result.frame("confidence_thresholds")["reason"].iloc[0]
+    if "calibrations" in written:
+        rows = result.frame("calibrations")
+        whole = rows[rows["scope"] == "all"].iloc[0].to_dict()
+        told["calibration"] = dg.MetadataValue.md(calibration_markdown(whole, demo=ctx.is_demo))
+    return told
