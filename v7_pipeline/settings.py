@@ -151,6 +151,9 @@ class Settings(BaseSettings):
     rules_weights: Annotated[dict[str, float], NoDecode] = Field(
         {}, description="the rules' weights that are not 1, such as price_momentum=2,risk_metrics=0"
     )
+    rules_weights_learnt: bool = Field(
+        False, description="let the newest proposed weights act in the next scan, unless V7_RULES_WEIGHTS is set"
+    )
 
     # --- gates ----------------------------------------------------------------------------
     gates_off: Annotated[tuple[GateName, ...], NoDecode] = Field(

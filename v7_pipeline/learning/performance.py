@@ -17,7 +17,9 @@ _OUTCOME_COLUMNS = (
     "signal_id", "kind", "as_of", "symbol", "strategy", "side", "exit_time", "gross_return", "fees",
     "outcome",
 )  # fmt: skip
-_TRADE_COLUMNS = ("side", "entry_time", "exit_time", "gross_return", "fees")
+_TRADE_COLUMNS = (
+    "side", "entry_time", "exit_time", "gross_return", "fees", "net_return", "r_multiple", "outcome",
+)  # fmt: skip
 
 
 def long_gross(outcomes: pd.DataFrame) -> pd.Series:
@@ -86,7 +88,7 @@ def theory_performance(closed: pd.DataFrame, features: pd.DataFrame) -> pd.DataF
 
 
 def with_trades(performance: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
-    """`performance` with side, entry_time, exit_time, gross_return and fees of its trades."""
+    """`performance` with what attribution needs of its trades: side, times, returns, costs and how they ended."""
     require(outcomes, ("signal_id", "kind", *_TRADE_COLUMNS), "outcomes")
     trades = outcomes[["signal_id", "kind", *_TRADE_COLUMNS]]
     return performance.merge(trades, on=["signal_id", "kind"], how="inner", validate="many_to_one")

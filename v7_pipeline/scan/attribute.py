@@ -10,18 +10,37 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from v7_pipeline.analyst.base import mode_of
 from v7_pipeline.learning.attribution import attribution
+from v7_pipeline.learning.game import Combiner
+from v7_pipeline.learning.weights import weights_frame
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
+from v7_pipeline.store.schema import THEORY_NAMES
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import pyarrow as pa
 
-__all__ = ["attribute"]
+    from v7_pipeline.settings import Settings
+    from v7_pipeline.store import Store
 
+__all__ = ["attribute", "combiner_of", "learnt_weights"]
+
+# The regime is the state of the market that was likeliest at the signal.
 _PERFORMANCE = """
-SELECT p.*, o.side, o.entry_time, o.exit_time, o.gross_return, o.fees
+SELECT p.signal_id, p.kind, p.theory_name, p.symbol, p.vote, p.contribution_score, p.forward_return, p.source,
+       o.side, o.entry_time, o.exit_time, o.gross_return, o.fees, o.net_return, o.r_multiple, o.outcome,
+       CASE greatest(f.p_bear, f.p_sideways, f.p_bull)
+           WHEN f.p_bear THEN 'bear' WHEN f.p_bull THEN 'bull' WHEN f.p_sideways THEN 'sideways' END AS regime
 FROM theory_performance p JOIN outcomes o USING (signal_id, kind)
+LEFT JOIN llm_signals s USING (signal_id)
+LEFT JOIN theory_features f ON f.symbol = s.symbol AND f.as_of = s.features_as_of
 WHERE o.source = ? AND o.exit_time + INTERVAL 1 MINUTE <= ? ORDER BY p.as_of, p.signal_id, p.theory_name
+"""
+_PROPOSED = """
+SELECT theory_name, weight FROM theory_weights
+WHERE source = ? AND as_of = (SELECT max(as_of) FROM theory_weights WHERE source = ? AND as_of < ?)
 """
 _NEWEST_CLOSED = """
 SELECT max(exit_time) AS newest, count(*) AS n FROM outcomes WHERE source = ? AND exit_time + INTERVAL 1 MINUTE <= ?
@@ -38,7 +57,7 @@ _LAST = "SELECT max(as_of) AS last FROM theory_attribution WHERE source = ? AND 
 
 
 def attribute(ctx: ScanContext) -> StepResult:
-    """New attribution rows where there is news, and the scan's row marked finished."""
+    """New attribution rows and proposed weights where there is news, and the scan's row marked finished."""
     with ctx.store.reading() as reader:
         last = reader.rows(_LAST, (ctx.source, ctx.as_of))[0]["last"]
         newest = reader.rows(_NEWEST_CLOSED, (ctx.source, ctx.as_of))[0]
@@ -48,12 +67,30 @@ def attribute(ctx: ScanContext) -> StepResult:
     table = pd.DataFrame()
     writes: list[Write] = []
     if len(performance):
-        table = attribution(performance, as_of=ctx.as_of, min_effective_n=ctx.settings.min_effective_n)
+        least = ctx.settings.min_effective_n
+        found = attribution(performance, as_of=ctx.as_of, min_effective_n=least, combiner=combiner_of(ctx.settings))
+        table = found.rows
         writes.append(Write("theory_attribution", ctx.marked("theory_attribution", table), "upsert"))
+        weights = weights_frame(found.evidence, as_of=pd.Timestamp(ctx.as_of), min_effective_n=least)
+        weights["acting"] = ctx.settings.rules_weights_learnt and not ctx.settings.rules_weights
+        writes.append(Write("theory_weights", ctx.marked("theory_weights", weights), "upsert"))
     if scan_row is not None:
         writes.append(Write("scans", scan_row, "upsert"))
     as_of = ctx.as_of if len(table) else last
     return StepResult(tuple(writes), {"as_of": as_of, "closed": int(newest["n"])})
+
+
+def combiner_of(settings: Settings) -> Combiner:
+    """The rules' combiner as the settings have it: the mode's thresholds, and weights that were set by hand."""
+    mode = mode_of(settings.aggressive)
+    weights = tuple(settings.rules_weights.get(theory, 1.0) for theory in THEORY_NAMES)
+    return Combiner(mode.min_strength, mode.min_agreeing, weights if any(weights) else None)
+
+
+def learnt_weights(store: Store, source: str, before: datetime) -> dict[str, float] | None:
+    """The newest weights proposed before the instant, by theory; None where nothing has been proposed."""
+    rows = store.query(_PROPOSED, (source, source, before))
+    return dict(zip(rows["theory_name"], rows["weight"].astype(float), strict=True)) if len(rows) else None
 
 
 def _finished(ctx: ScanContext, reader: Any) -> pa.Table | None:

@@ -81,15 +81,18 @@ class Runtime:
             venue="sandbox" if s.mode == "demo" else None,
         )
 
-    def analyst(self, provenance: dict[str, str]) -> Analyst:
-        """The analyst that the settings name; its ledger rows carry `provenance`."""
+    def analyst(self, provenance: dict[str, str], as_of: datetime | None = None) -> Analyst:
+        """The analyst that the settings name; its ledger rows carry `provenance`.
+
+        Weights that were learnt are those of before `as_of`; without an instant, of before now.
+        """
         if "analyst" in self.overrides:
             return self.overrides["analyst"]
         name = self.settings.analyst_name
         if name == "rules":
-            return self._rules()
+            return self._rules(as_of)
         if name == "replay":
-            return self.replay_analyst(self.store)
+            return self.replay_analyst(self.store, as_of)
         from v7_pipeline.analyst.breaker import Breaker, RestingAnalyst
 
         s = self.settings
@@ -98,7 +101,7 @@ class Runtime:
             Breaker(s.breaker_failures, timedelta(seconds=s.breaker_rest_s)),
             self.store,
             clock=self.clock,
-            fallback=self._rules() if s.breaker_fallback == "rules" else None,
+            fallback=self._rules(as_of) if s.breaker_fallback == "rules" else None,
         )
 
     def paid_analyst(self, name: str, provenance: dict[str, str]) -> DeepSeekAnalyst:
@@ -137,7 +140,7 @@ class Runtime:
             clock=self.clock,
         )
 
-    def replay_analyst(self, store: Store) -> Analyst:
+    def replay_analyst(self, store: Store, as_of: datetime | None = None) -> Analyst:
         """The analyst that answers from the ledger of `store` what V7_REPLAY_OF was asked, at no cost."""
         from v7_pipeline.analyst.listed import parameters_of
         from v7_pipeline.analyst.replay import ReplayAnalyst
@@ -148,14 +151,17 @@ class Runtime:
         if s.replay_of != "deepseek":
             entry = s.listed_analysts[s.replay_of]
             model, parameters = entry.model, parameters_of(entry)
-        fallback = self._rules() if s.replay_fallback == "rules" else None
+        fallback = self._rules(as_of) if s.replay_fallback == "rules" else None
         return ReplayAnalyst(store, model=model, parameters=parameters, fallback=fallback)
 
-    def _rules(self) -> Analyst:
+    def _rules(self, as_of: datetime | None) -> Analyst:
         from v7_pipeline.analyst.base import AnalystError
         from v7_pipeline.analyst.rules import RulesAnalyst
+        from v7_pipeline.scan.attribute import learnt_weights
 
-        weights = self.settings.rules_weights
+        weights: dict[str, float] = self.settings.rules_weights
+        if not weights and self.settings.rules_weights_learnt:
+            return RulesAnalyst(learnt_weights(self.store, self.settings.source, as_of or self.clock()))
         try:
             return RulesAnalyst({**dict.fromkeys(THEORY_NAMES, 1.0), **weights} if weights else None)
         except ValueError as error:
@@ -177,7 +183,7 @@ class Runtime:
             settings=self.settings,
             store=self.store,
             market=self.market,
-            analyst=_WhenAsked(lambda: self.analyst(provenance)),
+            analyst=_WhenAsked(lambda: self.analyst(provenance, as_of)),
             as_of=as_of,
             run_id=run_id,
             source=source,

@@ -42,6 +42,18 @@ STEPS: Mapping[int, tuple[str, ...]] = {
         "ALTER TABLE win_rates ADD COLUMN shrunk_lower DOUBLE",
         "ALTER TABLE win_rates ADD COLUMN shrunk_upper DOUBLE",
         "ALTER TABLE win_rates ADD COLUMN parent_scope VARCHAR",
+        "ALTER TABLE theory_attribution ADD COLUMN holm_p DOUBLE",
+        "ALTER TABLE theory_attribution ADD COLUMN icir DOUBLE",
+        "ALTER TABLE theory_attribution ADD COLUMN icir_lower DOUBLE",
+        "ALTER TABLE theory_attribution ADD COLUMN icir_upper DOUBLE",
+        "ALTER TABLE theory_attribution ADD COLUMN contribution_wins DOUBLE",
+        "ALTER TABLE theory_attribution ADD COLUMN contribution_losses DOUBLE",
+        "ALTER TABLE theory_attribution ADD COLUMN drift DOUBLE",
+        "ALTER TABLE theory_attribution ADD COLUMN drift_lower DOUBLE",
+        "ALTER TABLE theory_attribution ADD COLUMN drift_upper DOUBLE",
+        "ALTER TABLE theory_attribution ADD COLUMN drift_p DOUBLE",
+        # It was a fraction of the price and is R from now on: one column cannot be both.
+        "UPDATE theory_attribution SET shapley = NULL",
     ),
 }
 # version → what follows once the new tables are made: a table that was set aside is copied into its successor.

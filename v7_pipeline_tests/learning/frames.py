@@ -90,6 +90,7 @@ def simulated_trades(
                 gross_return=gross[i],
                 fees=0.0006,
                 net_return=gross[i] - 0.0006,
+                r_multiple=(gross[i] - 0.0006) / 0.01,
                 outcome="win" if gross[i] > 0 else "loss",
             )
         )

@@ -82,10 +82,16 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
         "parent_scope",
     )  # fmt: skip
     bare = tuple(c for c in rates.columns if c.name not in learnt)
+    attributed = schema.TABLES["theory_attribution"]
+    figures = ("holm_p", "icir", "icir_lower", "icir_upper", "contribution_wins", "contribution_losses")
+    figures += ("drift", "drift_lower", "drift_upper", "drift_p")
+    short = tuple(c for c in attributed.columns if c.name not in figures)
     with monkeypatch.context() as past:
         past.setitem(schema.TABLES, "llm_signals", dataclasses.replace(signals, columns=fewer))
         past.setitem(schema.TABLES, "gated_signals", dataclasses.replace(gated, columns=older))
         past.setitem(schema.TABLES, "win_rates", dataclasses.replace(rates, columns=bare))
+        past.setitem(schema.TABLES, "theory_attribution", dataclasses.replace(attributed, columns=short))
+        past.delitem(schema.TABLES, "theory_weights")
         past.setitem(schema.TABLES, "theory_features", dataclasses.replace(readings, columns=wide))
         past.setattr(schema, "SCHEMA_VERSION", 1)
         empty_store.migrate("0.1.0", NOW)
@@ -94,6 +100,7 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
             tx.insert_new("llm_signals", make_rows("llm_signals", 3)[[c.name for c in fewer]])
             tx.insert_new("gated_signals", make_rows("gated_signals", 3)[[c.name for c in older]])
             tx.insert_new("win_rates", make_rows("win_rates", 3)[[c.name for c in bare]])
+            tx.upsert("theory_attribution", make_rows("theory_attribution", 3)[[c.name for c in short]])
     newer = open_store(**place)
     newer.migrate("0.2.0", NOW)
     assert newer.read("schema_version")["version"].tolist()[:2] == [1, 2]
@@ -105,6 +112,9 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
     assert len(gates) == 3 and gates.isna().all(axis=None)  # version 4: no such gate had been asked
     shrunk = newer.read("win_rates")[list(learnt)]
     assert len(shrunk) == 3 and shrunk.isna().all(axis=None)  # version 5: nothing was shrunk then
+    worth = newer.read("theory_attribution")
+    assert len(worth) == 3 and worth[[*figures, "shapley"]].isna().all(axis=None)  # version 5: a share is no R
+    assert worth["accuracy"].notna().any() and newer.read("theory_weights").empty
     assert (
         "theory_features_1" not in newer.query("SELECT table_name FROM information_schema.tables")["table_name"].values
     )
