@@ -39,14 +39,15 @@ STRATEGY = "v7"
 @app.command(epilog="Examples: `v7 winrate` · `v7 winrate --demo --json` · `v7 winrate --source backfill`")
 def winrate(as_json: Json = False, source: Source = None, demo: Demo = None) -> None:
     """Win rates by scope with interval and n, shrunk towards the whole, and the learnt confidence threshold."""
-    from v7_pipeline.scan.learn import closed_outcomes, threshold_history, win_rates_at
+    from v7_pipeline.scan.learn import closed_outcomes, held_outcomes, threshold_history, win_rates_at
 
     settings = settings_of(demo)
     chosen, now = source or settings.source, datetime.now(UTC)
     with store_of(settings).reading() as reader:
         known = closed_outcomes(reader, source=chosen, as_of=now)
+        held = held_outcomes(reader, source=chosen, as_of=now)
         changes = threshold_history(reader, strategy=STRATEGY, source=chosen, as_of=now)
-    rates = win_rates_at(known, settings, now)
+    rates = win_rates_at(known, settings, now, held=held)
     even = int((known["outcome"] == "breakeven").sum())
     if as_json:
         scopes = rates.drop(columns="as_of").to_dict("records")

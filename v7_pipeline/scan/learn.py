@@ -23,27 +23,36 @@ from v7_pipeline.trades.frames import directions
 from v7_pipeline.trades.pnl import loss_at_stop
 
 __all__ = [
-    "calibrations_at", "closed_outcomes", "learnt", "threshold_at", "threshold_history", "win_rates_at",
+    "calibrations_at", "closed_outcomes", "held_outcomes", "learnt", "threshold_at", "threshold_history",
+    "win_rates_at",
 ]  # fmt: skip
 
 _BASE = (
     "signal_id", "kind", "as_of", "symbol", "strategy", "side", "entry_time", "exit_time", "entry_price", "outcome",
     "fee_preset", "source",
 )  # fmt: skip
-# Counterfactuals of HOLD come six a scan and are only looked at: four weeks of them are enough, and bounded.
-_CLOSED = f"""
-SELECT {", ".join(f"o.{name}" for name in _BASE)}
-FROM outcomes o JOIN llm_signals s USING (signal_id)
-WHERE o.source = ? AND o.outcome <> 'open' AND o.exit_time + INTERVAL 1 MINUTE <= ?
-  AND (s.side <> 'HOLD' OR o.kind = 'manual' OR o.exit_time > ?::TIMESTAMPTZ - INTERVAL 28 DAY)
-"""
-_ABOUT = """
-SELECT s.signal_id, s.side AS decision, s.confidence, s.analyst, s.call_id, s.stop_price, s.target_price, g.tier,
+_ABOUT = """s.side AS decision, s.confidence, s.analyst, s.call_id, s.stop_price, s.target_price, g.tier,
        CASE WHEN f.p_bull IS NULL THEN NULL WHEN f.p_bull > greatest(f.p_sideways, f.p_bear) THEN 'bull'
-            WHEN f.p_bear > greatest(f.p_sideways, f.p_bull) THEN 'bear' ELSE 'sideways' END AS regime
-FROM llm_signals s JOIN gated_signals g USING (signal_id)
-LEFT JOIN theory_features f ON f.symbol = s.symbol AND f.as_of = s.features_as_of
-WHERE s.side IN ('BUY', 'SELL') AND s.as_of < ?
+            WHEN f.p_bear > greatest(f.p_sideways, f.p_bull) THEN 'bear' ELSE 'sideways' END AS regime"""
+_WITH_READING = """JOIN gated_signals g USING (signal_id)
+LEFT JOIN theory_features f ON f.symbol = s.symbol AND f.as_of = s.features_as_of"""
+_CLOSED = f"""
+SELECT {", ".join(f"o.{name}" for name in _BASE)}, {_ABOUT}
+FROM outcomes o JOIN llm_signals s USING (signal_id) {_WITH_READING}
+WHERE o.source = ? AND o.outcome <> 'open' AND o.exit_time + INTERVAL 1 MINUTE <= ?
+  AND (s.side <> 'HOLD' OR o.kind = 'manual')
+ORDER BY o.exit_time, o.signal_id, o.kind
+"""
+_ABOUT_THESE = f"""
+SELECT s.signal_id, {_ABOUT} FROM llm_signals s {_WITH_READING} WHERE s.signal_id IN (SELECT unnest(?::VARCHAR[]))
+"""
+# Counterfactuals of HOLD come six a scan and are only looked at: a week of them is enough, and bounded.
+_HELD = """
+SELECT 'shadow' AS kind, 'HOLD' AS decision, o.entry_time, o.exit_time, o.outcome
+FROM outcomes o JOIN llm_signals s USING (signal_id)
+WHERE o.source = ? AND o.outcome IN ('win', 'loss') AND o.exit_time + INTERVAL 1 MINUTE <= ?
+  AND o.exit_time > ?::TIMESTAMPTZ - INTERVAL 7 DAY AND s.side = 'HOLD' AND o.kind = 'shadow'
+ORDER BY o.exit_time, o.signal_id, o.side
 """
 _THRESHOLDS = """
 SELECT as_of, threshold, floor, previous, reason, n, n_eff, p_below, break_even FROM confidence_thresholds
@@ -59,24 +68,25 @@ _JUDGED = ("paper", "shadow")
 def learnt(ctx: ScanContext, reader: Any, closed: pd.DataFrame) -> list[Write]:
     """What is to be written once `closed` (outcomes rows that this scan closed) are known beside the earlier ones.
 
-    win_rates whenever a BUY or SELL closed; confidence_thresholds where it begins or changes; calibrations with the
-    first outcome that closes in an hour. Counterfactuals of HOLD alone teach nothing new: they wait for the next one.
+    win_rates whenever a BUY or SELL closed; confidence_thresholds where it begins or changes; calibrations, and what
+    HOLD forwent (hold:all), with the first that closes in an hour. Counterfactuals of HOLD alone teach nothing.
     """
     known = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=closed)
-    signals = known[(known["decision"] != "HOLD") | (known["kind"] == "manual")]
-    if not signals["signal_id"].isin(closed["signal_id"]).any():
+    if not known["signal_id"].isin(closed["signal_id"]).any():
         return []
-    rates = win_rates_at(known, ctx.settings, ctx.as_of)
+    hourly = _first_of_the_hour(ctx, reader)
+    held = held_outcomes(reader, source=ctx.source, as_of=ctx.as_of) if hourly else None
+    rates = win_rates_at(known, ctx.settings, ctx.as_of, held=held)
     writes = [Write("win_rates", ctx.marked_rows("win_rates", rates), "upsert")]
     thresholds = [
         _row(strategy, ctx.as_of, found)
-        for strategy, found in _thresholds(ctx, reader, signals)
+        for strategy, found in _thresholds(ctx, reader, known)
         if found.changed or reader.rows(_TAUGHT_HERE, (strategy, ctx.source, ctx.as_of))[0]["n"]
     ]
     if thresholds:
         writes.append(Write("confidence_thresholds", ctx.marked_rows("confidence_thresholds", thresholds), "upsert"))
-    if _calibrate_now(ctx, reader):
-        rows = calibration_rows(calibrations_at(reader, signals, ctx.settings, ctx.as_of), ctx.as_of)
+    if hourly:
+        rows = calibration_rows(calibrations_at(reader, known, ctx.settings, ctx.as_of), ctx.as_of)
         writes.append(Write("calibrations", ctx.marked_rows("calibrations", rows), "upsert"))
     return writes
 
@@ -84,24 +94,37 @@ def learnt(ctx: ScanContext, reader: Any, closed: pd.DataFrame) -> list[Write]:
 def closed_outcomes(reader: Any, *, source: str, as_of: datetime, also: pd.DataFrame | None = None) -> pd.DataFrame:
     """The outcomes of `source` closed by `as_of`, with `also` (rows not stored yet) in place of their stored ones.
 
-    outcomes columns, and of the signal: decision (HOLD in its counterfactuals), confidence, analyst, call_id,
-    stop_price, target_price, tier, regime (bull, sideways, bear at the reading it was decided on; missing without one).
-    In one order, so that sums come out alike whenever they are made.
+    outcomes columns, and of the signal: decision, confidence, analyst, call_id, stop_price, target_price, tier, regime
+    (bull, sideways, bear at the reading it was decided on; missing without one). In one order, so that sums come out
+    alike whenever they are made. What HOLD forwent is not among them (`held_outcomes`).
     """
-    stored = reader.query(_CLOSED, (source, as_of, as_of))
-    if also is not None and len(also):
-        new = also.assign(source=source)[list(_BASE)]
+    stored = reader.query(_CLOSED, (source, as_of))
+    if also is None or also.empty:
+        return stored
+    about = reader.query(_ABOUT_THESE, (also["signal_id"].unique().tolist(),))
+    new = also.assign(source=source)[list(_BASE)].merge(about, on="signal_id")
+    new = new[(new["decision"] != "HOLD") | (new["kind"] == "manual")]
+    if len(stored):
         stored = stored[~_keys(stored).isin(_keys(new))]
-        stored = pd.concat([stored, new], ignore_index=True) if len(stored) else new
-    known = stored.merge(reader.query(_ABOUT, (as_of,)), on="signal_id", how="left")
-    known = known.assign(decision=known["decision"].fillna("HOLD"))
-    return known.sort_values(["exit_time", "signal_id", "kind", "side"], ignore_index=True)
+        new = pd.concat([stored, new], ignore_index=True) if len(new) else stored
+    return new.sort_values(["exit_time", "signal_id", "kind"], ignore_index=True)
 
 
-def win_rates_at(known: pd.DataFrame, settings: Settings, as_of: datetime) -> pd.DataFrame:
-    """The win_rates rows of `as_of` from `closed_outcomes`, with the settings' prior and discount."""
+def held_outcomes(reader: Any, *, source: str, as_of: datetime) -> pd.DataFrame:
+    """Wins and losses of the last seven days' HOLD counterfactuals that closed by `as_of`, both sides.
+
+    kind (shadow), decision (HOLD), entry_time, exit_time, outcome.
+    """
+    return reader.query(_HELD, (source, as_of, as_of))
+
+
+def win_rates_at(
+    known: pd.DataFrame, settings: Settings, as_of: datetime, *, held: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """The win_rates rows of `as_of` from `closed_outcomes` and `held_outcomes`, by the settings' prior and discount."""
+    everything = known if held is None or held.empty else pd.concat([known, held], ignore_index=True)
     return win_rates(
-        known,
+        everything,
         as_of=as_of,
         prior_alpha=settings.prior_alpha,
         prior_beta=settings.prior_beta,
@@ -111,7 +134,7 @@ def win_rates_at(known: pd.DataFrame, settings: Settings, as_of: datetime) -> pd
 
 def calibrations_at(reader: Any, known: pd.DataFrame, settings: Settings, as_of: datetime) -> list[Calibration]:
     """Calibration of all signals of `closed_outcomes`, by analyst, and by regime of the model where one is known."""
-    judged = known[(known["decision"] != "HOLD") & known["kind"].isin(_JUDGED)]
+    judged = known[known["kind"].isin(_JUDGED)]
     called = judged["call_id"].dropna().unique().tolist()
     models = regime_at(reader, called) if called else {}
     judged = judged.assign(model=judged["call_id"].map(models))
@@ -143,12 +166,12 @@ def threshold_history(
 
 
 def _keys(outcomes: pd.DataFrame) -> pd.MultiIndex:
-    return pd.MultiIndex.from_frame(outcomes[["signal_id", "kind", "side"]])
+    return pd.MultiIndex.from_frame(outcomes[["signal_id", "kind"]])
 
 
-def _thresholds(ctx: ScanContext, reader: Any, signals: pd.DataFrame) -> Iterator[tuple[str, LearntThreshold]]:
+def _thresholds(ctx: ScanContext, reader: Any, known: pd.DataFrame) -> Iterator[tuple[str, LearntThreshold]]:
     """Each strategy's next threshold."""
-    judged = signals[signals["kind"].isin(_JUDGED) & signals["confidence"].notna()]
+    judged = known[known["kind"].isin(_JUDGED) & known["confidence"].notna()]
     judged = judged.assign(break_even=_break_even(judged, ctx.settings.slippage))
     for strategy, rows in judged.groupby("strategy", sort=True):
         found = learnt_threshold(
@@ -182,8 +205,8 @@ def _row(strategy: str, as_of: datetime, found: LearntThreshold) -> dict[str, An
     }  # fmt: skip
 
 
-def _calibrate_now(ctx: ScanContext, reader: Any) -> bool:
-    """Whether no scan of this hour has done it, or this very one has: done again, it does the same."""
+def _first_of_the_hour(ctx: ScanContext, reader: Any) -> bool:
+    """Whether no scan of this hour has calibrated yet, or this very one has: done again, it does the same."""
     row = reader.rows(_CALIBRATED, (ctx.as_of, ctx.as_of, ctx.source))[0]
     if row["here"] or row["before"] is None:
         return True
