@@ -152,6 +152,7 @@ def test_lesson_23_each_figure_is_told_with_what_it_rests_on():
     assert found.words == "too few to judge: 20 outcomes, worth 20.0 independent ones; 30 are needed"
     crowd = judged(signals(np.full(100, 0.6), np.arange(100) % 2 == 0, overlap=50))
     assert crowd.n == 100 and crowd.n_eff < 10 and crowd.words.startswith("too few")
+    assert crowd.method == "none" and np.isnan(crowd.skill) and np.isnan(crowd.slope)
 
 
 def test_no_outcome_and_one_class_are_told_in_words():
