@@ -5,6 +5,7 @@ Barriers, fees and posteriors are trades/ and learning/; this step only brings t
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -55,7 +56,7 @@ def follow_signals(ctx: ScanContext) -> StepResult:
             slippage=ctx.settings.slippage,
             breakeven_band_r=ctx.settings.breakeven_band_r,
         )
-        outcomes = outcomes.assign(source=ctx.source)
+        outcomes = outcomes.assign(source=ctx.source, labelled_at=_labelled_at(ctx))
         closed = outcomes[outcomes["outcome"] != "open"].merge(
             signals[["signal_id", "tier", "gates_off", "features_as_of"]], on="signal_id"
         )
@@ -88,3 +89,8 @@ def _readings_of(reader: Any, closed: pd.DataFrame) -> pd.DataFrame:
     )
     wanted = closed[["signal_id", "symbol", "features_as_of"]].rename(columns={"features_as_of": "as_of"})
     return wanted.merge(features, on=["symbol", "as_of"])
+
+
+def _labelled_at(ctx: ScanContext) -> datetime:
+    """The clock that candles are received by: it tells which of them came after a row was made."""
+    return ctx.clock() if ctx.source == "backtest" else ctx.wall_clock()

@@ -54,6 +54,10 @@ STEPS: Mapping[int, tuple[str, ...]] = {
         "ALTER TABLE theory_attribution ADD COLUMN drift_p DOUBLE",
         # It was a fraction of the price and is R from now on: one column cannot be both.
         "UPDATE theory_attribution SET shapley = NULL",
+        "ALTER TABLE outcomes ADD COLUMN holding_minutes BIGINT",
+        "ALTER TABLE outcomes ADD COLUMN gap_minutes BIGINT",
+        "ALTER TABLE outcomes ADD COLUMN slippage DOUBLE",
+        "ALTER TABLE outcomes ADD COLUMN labelled_at TIMESTAMPTZ",
     ),
 }
 # version → what follows once the new tables are made: a table that was set aside is copied into its successor.

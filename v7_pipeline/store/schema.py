@@ -182,7 +182,7 @@ PROVENANCE: tuple[Column, ...] = (
     _text("code_version", "version of the code that wrote the row"),
 )
 
-_UNCOMPARED: dict[str, tuple[str, ...]] = {"candles": ("fetched_at",)}
+_UNCOMPARED: dict[str, tuple[str, ...]] = {"candles": ("fetched_at",), "outcomes": ("labelled_at",)}
 
 
 def theory_columns() -> tuple[Column, ...]:
@@ -410,10 +410,10 @@ _ALL: tuple[Table, ...] = (
     _build(
         "outcomes",
         "What became of each signal; derived from facts, recomputed at will.",
-        ("signal_id", "kind"),
+        ("signal_id", "kind", "side"),
         "as_of",
         _SIGNAL_ID,
-        _text("kind", "paper (accepted), shadow (rejected) or manual"),
+        _text("kind", "paper (accepted), shadow (rejected, and both sides of a HOLD) or manual"),
         _time("as_of", "the signal's instant"),
         _SYMBOL,
         _STRATEGY,
@@ -436,6 +436,17 @@ _ALL: tuple[Table, ...] = (
         _text("outcome", "win, loss, breakeven or open"),
         _text("fee_preset", "named fees behind it"),
         _time("followed_until", "newest candle end that was looked at", nullable=True),
+        _count(
+            "holding_minutes",
+            "min",
+            "from the entry's open to the end of the exit's candle; missing while open, and in rows of schema 4",
+            nullable=True,
+        ),
+        _count(
+            "gap_minutes", "min", "minutes without a candle while it was open; missing before its entry", nullable=True
+        ),
+        _number("slippage", "fraction", "lost on each market fill; missing in rows of schema 4", nullable=True),
+        _time("labelled_at", "when this version of the row was made from candles", nullable=True),
     ),
     _build(
         "theory_performance",

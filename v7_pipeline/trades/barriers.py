@@ -6,7 +6,7 @@ Fills and returns come from pnl.py; which signals are followed, and storing the 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from v7_pipeline.trades import pnl
 from v7_pipeline.trades.fees import FeePreset
 from v7_pipeline.trades.frames import MINUTE_US, NO_INSTANT, directions, instants, microseconds, require, utc
 
-__all__ = ["OUTCOME_COLUMNS", "can_be_followed", "follow"]
+__all__ = ["OUTCOME_COLUMNS", "can_be_followed", "follow", "warm_up"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -28,9 +28,11 @@ TRADE_COLUMNS = (
     "horizon_minutes", "quantity",
 )  # fmt: skip
 CANDLE_COLUMNS = ("symbol", "open_time", "open", "high", "low", "close")
+# When a row was labelled is told by who stores it.
 OUTCOME_COLUMNS: tuple[str, ...] = tuple(
-    name for name in table("outcomes").column_names if name not in {column.name for column in PROVENANCE}
+    name for name in table("outcomes").column_names if name not in {*(c.name for c in PROVENANCE), "labelled_at"}
 )
+_REASONS = np.array([None, "stop", "target", "time"], dtype=object)  # by the kernel's numbers
 
 
 def can_be_followed(signals: pd.DataFrame) -> pd.Series:
@@ -74,6 +76,9 @@ def follow(
     of the candles from entry to exit, both counted whole, against the filled entry (Lopez de Prado 2018, ch. 3,
     for the barriers; mirrored for shorts).
 
+    holding_minutes runs from the entry's open to the end of the exit's candle. A trade is held through minutes without
+    candles until data return; gap_minutes counts those while it was open (a time stop's up to the horizon's end).
+
     A trade not closed yet is `open`: its exit and returns are missing, its entry too where no candle has come since.
     ValueError for HOLD, plans that cannot be followed, repeated candles, naive instants and missing columns.
     """
@@ -91,18 +96,35 @@ def follow(
     return _outcomes(trades, direction, traces, preset, slippage, breakeven_band_r)
 
 
-class _Trace(NamedTuple):
-    """Raw facts of one followed trade: candle times in µs, prices before slippage. `reason` is empty while open."""
+def warm_up() -> None:
+    """Compile the loop, or load it from the cache: its one signature is compiled with its module."""
+    from v7_pipeline.trades import kernels  # noqa: F401
 
-    entry_us: int = NO_INSTANT
-    entry: float = np.nan
-    exit_us: int = NO_INSTANT
-    exit: float = np.nan
-    reason: str = ""
-    ambiguous: bool = False
-    highest: float = np.nan
-    lowest: float = np.nan
-    until_us: int = NO_INSTANT
+
+class _Traces(NamedTuple):
+    """Raw facts of followed trades, one array each: candle times in µs, prices before slippage, minutes as floats."""
+
+    entry_us: Ints
+    entry: Floats
+    exit_us: Ints
+    exit: Floats
+    reason: npt.NDArray[np.object_]
+    ambiguous: npt.NDArray[np.bool_]
+    highest: Floats
+    lowest: Floats
+    until_us: Ints
+    held: Floats
+    gap: Floats
+
+
+class _Orders(NamedTuple):
+    """Trades as arrays: µs of the signal and of the horizon, +1 or −1, both barriers in USD."""
+
+    signalled: Ints
+    horizon: Ints
+    direction: Floats
+    stop: Floats
+    target: Floats
 
 
 class _Path(NamedTuple):
@@ -139,101 +161,96 @@ def _paths(candles: pd.DataFrame, as_of_us: int) -> dict[str, _Path]:
     return paths
 
 
-def _trace_all(trades: pd.DataFrame, direction: Floats, candles: pd.DataFrame, as_of_us: int) -> list[_Trace]:
-    paths = _paths(candles, as_of_us)
+def _trace_all(trades: pd.DataFrame, direction: Floats, candles: pd.DataFrame, as_of_us: int) -> _Traces:
     signalled = microseconds(trades["as_of"], "as_of")
     if (signalled == NO_INSTANT).any():
         raise ValueError("every trade needs the as_of of its signal")
+    paths = _paths(candles, as_of_us)
     horizon = trades["horizon_minutes"].to_numpy(np.int64) * MINUTE_US
     stop, target = (trades[name].to_numpy(np.float64) for name in ("stop_price", "target_price"))
-    return [
-        _trace(paths[symbol], signalled[i], horizon[i], direction[i], stop[i], target[i])
-        if symbol in paths
-        else _Trace()
-        for i, symbol in enumerate(trades["symbol"])
-    ]
+    orders = _Orders(signalled, horizon, direction, stop, target)
+    traces = _untouched(len(trades))
+    for symbol, places in trades.reset_index(drop=True).groupby("symbol", sort=False).indices.items():
+        if str(symbol) in paths:
+            own = _Orders(*(column[places] for column in orders))
+            _trace(paths[str(symbol)], own, traces, np.asarray(places, dtype=np.int64))
+    return traces
 
 
-def _trace(path: _Path, signalled: int, horizon: int, direction: float, stop: float, target: float) -> _Trace:
-    """Follow one trade: the first candle that touches a barrier decides, else the time stop, else it is open."""
-    first = int(np.searchsorted(path.time, signalled))
-    if first == len(path.time):
-        return _Trace()
-    entered = int(path.time[first])
-    end = int(np.searchsorted(path.time, entered + horizon))
-    high, low = path.high[first:end], path.low[first:end]
-    at_stop = low <= stop if direction > 0 else high >= stop
-    at_target = high >= target if direction > 0 else low <= target
-    touched = at_stop | at_target
-    place = int(touched.argmax())
-    price, reason, ambiguous = np.nan, "", False
-    if touched[place]:
-        opened = path.open[first + place]
-        if direction * (opened - stop) <= 0:
-            price, reason = opened, "stop"
-        elif direction * (opened - target) >= 0:
-            price, reason = opened, "target"
-        elif at_stop[place]:
-            price, reason, ambiguous = stop, "stop", bool(at_target[place])
-        else:
-            price, reason = target, "target"
-    else:
-        place = end - first - 1
-        # Over once the horizon's last minute, or any later one, is known: a late candle cannot change the answer.
-        if end < len(path.time) or path.time[end - 1] == entered + horizon - MINUTE_US:
-            price, reason = path.close[end - 1], "time"
-    last = int(path.time[first + place])
-    return _Trace(
-        entry_us=entered,
-        entry=float(path.open[first]),
-        exit_us=last if reason else NO_INSTANT,
-        exit=float(price),
-        reason=reason,
-        ambiguous=ambiguous,
-        highest=float(high[: place + 1].max()),
-        lowest=float(low[: place + 1].min()),
-        until_us=last + MINUTE_US,
-    )
+def _untouched(n: int) -> _Traces:
+    """What is known of `n` trades that no candle has reached."""
+
+    def never() -> Ints:
+        return np.full(n, NO_INSTANT, dtype=np.int64)
+
+    def unknown() -> Floats:
+        return np.full(n, np.nan)
+
+    return _Traces(
+        entry_us=never(), entry=unknown(), exit_us=never(), exit=unknown(), reason=np.full(n, None, dtype=object),
+        ambiguous=np.zeros(n, dtype=bool), highest=unknown(), lowest=unknown(), until_us=never(), held=unknown(),
+        gap=unknown(),
+    )  # fmt: skip
+
+
+def _trace(path: _Path, orders: _Orders, traces: _Traces, places: Ints) -> None:
+    """Follow one symbol's trades over its candles, and put what was found at `places` of `traces`."""
+    from v7_pipeline.trades.kernels import OPEN, TIME, first_touch
+
+    n = len(places)
+    first, last = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    reason, ambiguous = np.empty(n, dtype=np.uint8), np.empty(n, dtype=np.uint8)
+    price, highest, lowest = np.empty(n), np.empty(n), np.empty(n)
+    first_touch(*path, *orders, first, last, reason, ambiguous, price, highest, lowest)
+    entered = np.flatnonzero(first >= 0)
+    own, first, last, reason = places[entered], first[entered], last[entered], reason[entered]
+    began, ended = path.time[first], path.time[last]
+    # A trade that ran to its time stop was open to the horizon's end, whether or not candles came until then.
+    until = np.where(reason == TIME, began + orders.horizon[entered], ended + MINUTE_US)
+    seen = last - first + 1
+    closed = reason != OPEN
+    traces.entry_us[own], traces.entry[own] = began, path.open[first]
+    traces.exit_us[own], traces.exit[own] = np.where(closed, ended, NO_INSTANT), price[entered]
+    traces.reason[own], traces.ambiguous[own] = _REASONS[reason], ambiguous[entered].astype(bool)
+    traces.highest[own], traces.lowest[own] = highest[entered], lowest[entered]
+    traces.until_us[own] = ended + MINUTE_US
+    traces.held[own] = np.where(closed, (ended + MINUTE_US - began) // MINUTE_US, np.nan)
+    traces.gap[own] = (until - began) // MINUTE_US - seen
 
 
 def _outcomes(
-    trades: pd.DataFrame, direction: Floats, traces: list[_Trace], preset: FeePreset, slippage: float, band: float
+    trades: pd.DataFrame, direction: Floats, traces: _Traces, preset: FeePreset, slippage: float, band: float
 ) -> pd.DataFrame:
     """Fills, returns and verdicts of the traced trades, all at once."""
 
-    def numbers(name: str) -> Floats:
-        return np.array([getattr(trace, name) for trace in traces], dtype=np.float64)
-
-    def times(name: str) -> pd.DatetimeIndex:
-        return instants(np.array([getattr(trace, name) for trace in traces], dtype=np.int64))
-
-    reason = np.array([trace.reason for trace in traces], dtype=object)
-    ambiguous = np.array([trace.ambiguous for trace in traces], dtype=bool)
+    reason, ambiguous = traces.reason, traces.ambiguous
     planned, stop, target = (
         trades[name].to_numpy(np.float64) for name in ("entry_price", "stop_price", "target_price")
     )
     quantity = trades["quantity"].astype("float64").to_numpy()
 
-    entry = pnl.entry_fill(numbers("entry"), direction, slippage)
-    raw_exit = numbers("exit")
+    entry = pnl.entry_fill(traces.entry, direction, slippage)
+    raw_exit = traces.exit
     exit_ = np.where(reason == "target", raw_exit, pnl.market_exit_fill(raw_exit, direction, slippage))
     gross = pnl.gross_return(direction, entry, exit_)
     fees = pnl.fee_return(preset.rate_per_side, entry, exit_)
     net = gross - fees
     optimistic = pnl.gross_return(direction, entry, target) - pnl.fee_return(preset.rate_per_side, entry, target)
     r_multiple = net / (np.abs(planned - stop) / planned)
-    up, down = numbers("highest") / entry - 1.0, numbers("lowest") / entry - 1.0
+    up, down = traces.highest / entry - 1.0, traces.lowest / entry - 1.0
     verdict = np.select(
-        [reason == "", r_multiple > band, r_multiple < -band], ["open", "win", "loss"], default="breakeven"
+        [traces.exit_us == NO_INSTANT, r_multiple > band, r_multiple < -band],
+        ["open", "win", "loss"],
+        default="breakeven",
     ).astype(object)
     columns = {
         **{name: trades[name].to_numpy() for name in ("signal_id", "kind", "symbol", "strategy", "side")},
         "as_of": instants(microseconds(trades["as_of"], "as_of")),
-        "entry_time": times("entry_us"),
+        "entry_time": instants(traces.entry_us),
         "entry_price": entry,
-        "exit_time": times("exit_us"),
+        "exit_time": instants(traces.exit_us),
         "exit_price": exit_,
-        "exit_reason": np.array([trace.reason or None for trace in traces], dtype=object),
+        "exit_reason": reason,
         "ambiguous": ambiguous,
         "gross_return": gross,
         "optimistic_return": np.where(ambiguous, optimistic, np.nan),
@@ -246,6 +263,14 @@ def _outcomes(
         "pnl_usd": quantity * entry * net,
         "outcome": verdict,
         "fee_preset": np.full(len(trades), preset.name, dtype=object),
-        "followed_until": times("until_us"),
+        "followed_until": instants(traces.until_us),
+        "holding_minutes": _minutes(traces.held),
+        "gap_minutes": _minutes(traces.gap),
+        "slippage": np.full(len(trades), slippage),
     }
     return pd.DataFrame({name: columns[name] for name in OUTCOME_COLUMNS})
+
+
+def _minutes(values: Floats) -> Any:
+    """Whole minutes, missing where NaN."""
+    return pd.array(values, dtype="Int64")

@@ -86,7 +86,11 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
     figures = ("holm_p", "icir", "icir_lower", "icir_upper", "contribution_wins", "contribution_losses")
     figures += ("drift", "drift_lower", "drift_upper", "drift_p")
     short = tuple(c for c in attributed.columns if c.name not in figures)
+    outcomes = schema.TABLES["outcomes"]
+    later = ("holding_minutes", "gap_minutes", "slippage", "labelled_at")
+    known = tuple(c for c in outcomes.columns if c.name not in later)
     with monkeypatch.context() as past:
+        past.setitem(schema.TABLES, "outcomes", dataclasses.replace(outcomes, columns=known))
         past.setitem(schema.TABLES, "llm_signals", dataclasses.replace(signals, columns=fewer))
         past.setitem(schema.TABLES, "gated_signals", dataclasses.replace(gated, columns=older))
         past.setitem(schema.TABLES, "win_rates", dataclasses.replace(rates, columns=bare))
@@ -101,6 +105,7 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
             tx.insert_new("gated_signals", make_rows("gated_signals", 3)[[c.name for c in older]])
             tx.insert_new("win_rates", make_rows("win_rates", 3)[[c.name for c in bare]])
             tx.upsert("theory_attribution", make_rows("theory_attribution", 3)[[c.name for c in short]])
+            tx.insert_new("outcomes", make_rows("outcomes", 3)[[c.name for c in known]])
     newer = open_store(**place)
     newer.migrate("0.2.0", NOW)
     assert newer.read("schema_version")["version"].tolist()[:2] == [1, 2]
@@ -115,6 +120,8 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
     worth = newer.read("theory_attribution")
     assert len(worth) == 3 and worth[[*figures, "shapley"]].isna().all(axis=None)  # version 5: a share is no R
     assert worth["accuracy"].notna().any() and newer.read("theory_weights").empty
+    labels = newer.read("outcomes")[list(later)]
+    assert len(labels) == 3 and labels.isna().all(axis=None)  # version 5: nobody had noted them
     assert (
         "theory_features_1" not in newer.query("SELECT table_name FROM information_schema.tables")["table_name"].values
     )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from v7_pipeline.trades import OUTCOME_COLUMNS, can_be_followed, follow
 from v7_pipeline_tests.shared_data import needs_shared
 from v7_pipeline_tests.trades.builders import LATER, MINUTE, T0, candles, short, trade
+from v7_pipeline_tests.trades.row_wise import follow_row_wise
 
 CALM = (100.0, 100.2, 99.8, 100.0)
 
@@ -181,6 +182,70 @@ def test_lesson_02_wrong_input_raises_and_is_never_swallowed() -> None:
         run(trade(), pd.concat([candles([CALM]), candles([CALM])]))
     with pytest.raises(KeyError, match="fee preset"):
         run(trade(), candles([CALM]), fees="free")
+
+
+# --- the compiled engine and the row-wise one ------------------------------------------------------
+
+ticks = st.integers(95, 105)
+
+
+@st.composite
+def markets(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame, datetime]:
+    """A few coarse candles with minutes missing, on whose few prices barriers tie, gap and meet; and trades on them."""
+    minutes = draw(st.lists(st.integers(0, 40), min_size=1, max_size=25, unique=True))
+    rows = []
+    for minute in minutes:
+        first, second, high, low = (draw(ticks) for _ in range(4))
+        rows.append((minute, first, max(first, second, high), min(first, second, low), second))
+    prices = pd.DataFrame(rows, columns=["minute", "open", "high", "low", "close"]).astype("float64")
+    symbols = [draw(st.sampled_from(["BTC-USD", "ETH-USD"])) for _ in rows]
+    prices = prices.assign(symbol=symbols, open_time=T0 + pd.to_timedelta(prices.pop("minute"), unit="min"))
+    book = []
+    for place in range(draw(st.integers(1, 4))):
+        make, symbol = draw(st.sampled_from([trade, short])), draw(st.sampled_from(["BTC-USD", "ETH-USD", "SOL-USD"]))
+        below, above = draw(st.integers(95, 99)), draw(st.integers(101, 105))
+        stop, target = (below, above) if make is trade else (above, below)
+        when, horizon = T0 + draw(st.integers(-3, 30)) * MINUTE, draw(st.integers(1, 20))
+        book.append(
+            make(
+                signal_id=str(place), symbol=symbol, as_of=when, horizon_minutes=horizon, stop_price=float(stop),
+                target_price=float(target),
+            )
+        )  # fmt: skip
+    return pd.concat(book, ignore_index=True), prices, T0 + draw(st.integers(0, 60)) * MINUTE
+
+
+@settings(max_examples=150, deadline=None)
+@given(markets(), st.sampled_from([0.0, 0.001]))
+def test_the_compiled_engine_equals_the_row_wise_one(
+    market: tuple[pd.DataFrame, pd.DataFrame, datetime], slippage: float
+) -> None:
+    book, prices, as_of = market
+    got = run(book, prices, as_of=as_of, fees="ftmo-crypto", slippage=slippage).to_dict("records")
+    expected = follow_row_wise(book, prices, as_of=as_of, fees="ftmo-crypto", slippage=slippage, band=0.1)
+    for row, wanted in zip(got, expected, strict=True):
+        for name, value in wanted.items():
+            if value is None:
+                assert pd.isna(row[name]), name
+            else:
+                assert row[name] == (pytest.approx(value, abs=1e-12) if isinstance(value, float) else value), name
+
+
+def test_a_gap_over_an_open_trade_is_held_through_and_counted() -> None:
+    prices = candles([CALM, CALM, CALM, CALM, (98.0, 98.5, 97.0, 98.0)])
+    gappy = prices.drop(index=[1, 2])
+    held = one(trade(), gappy.iloc[:2])
+    assert (held["outcome"], held["gap_minutes"]) == ("open", 2) and pd.isna(held["holding_minutes"])
+    row = one(trade(), gappy)
+    assert (row["exit_reason"], row["exit_price"]) == ("stop", 98.0)  # data return below the stop: at the open
+    assert (row["gap_minutes"], row["holding_minutes"]) == (2, 5)
+    assert pd.isna(one(trade(), prices, as_of=T0)["gap_minutes"])
+    ended = one(trade(horizon_minutes=3), prices.drop(index=[1, 2]))
+    assert (ended["exit_reason"], ended["holding_minutes"], ended["gap_minutes"]) == ("time", 1, 2)
+
+
+def test_a_row_says_which_slippage_it_was_made_with() -> None:
+    assert run(trade(), candles([CALM]), slippage=0.0007)["slippage"].tolist() == [0.0007]
 
 
 # --- lessons about whole books -------------------------------------------------------------------
