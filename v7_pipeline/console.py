@@ -76,12 +76,14 @@ SELECT s.symbol, count(*) AS decisions, count(*) FILTER (s.side = 'BUY') AS buy,
 FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) GROUP BY s.symbol ORDER BY s.symbol
 """
 _OUTCOMES = """
-SELECT o.*, g.tier FROM outcomes o LEFT JOIN gated_signals g USING (signal_id) ORDER BY o.as_of, o.signal_id
+SELECT o.*, g.tier FROM outcomes o LEFT JOIN gated_signals g USING (signal_id)
+WHERE g.side IS DISTINCT FROM 'HOLD' ORDER BY o.as_of, o.signal_id
 """
 _SIGNALS = """
 SELECT s.signal_id, s.symbol, s.side, s.confidence, s.entry_price, s.stop_price, s.target_price, g.accepted, g.tier,
        g.reason_codes, g.gates_off, o.outcome, o.r_multiple
-FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) LEFT JOIN outcomes o USING (signal_id)
+FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id)
+LEFT JOIN outcomes o ON o.signal_id = s.signal_id AND o.kind <> 'manual'
 WHERE s.side IN ('BUY', 'SELL') AND (?::VARCHAR IS NULL OR s.symbol = ?) AND (NOT ? OR g.accepted)
 ORDER BY s.as_of DESC, s.symbol LIMIT ?
 """
@@ -391,7 +393,7 @@ def why_blocks(store: Store, key: str, *, demo: bool) -> Group:
         )
         calls = reader.query("SELECT * FROM llm_calls WHERE call_id = ? ORDER BY attempt", (signal["call_id"],))
         gated = reader.query("SELECT * FROM gated_signals WHERE signal_id = ?", (key,))
-        outcome = reader.query("SELECT * FROM outcomes WHERE signal_id = ?", (key,))
+        outcomes = reader.query("SELECT * FROM outcomes WHERE signal_id = ? ORDER BY kind, side", (key,))
         decimals = _decimals(reader, [signal["symbol"]])[signal["symbol"]]
     title = (
         f"{_side(signal)} {signal['symbol']} at {signal['as_of']:%Y-%m-%d %H:%M}Z by {signal['analyst']}, "
@@ -409,7 +411,9 @@ def why_blocks(store: Store, key: str, *, demo: bool) -> Group:
     parts += _call_blocks(signal, calls)
     parts.append(_said_block(signal))
     parts.append(_gates_block(gated.iloc[0].to_dict()) if len(gated) else Text("5 GATES  not asked yet"))
-    parts.append(_outcome_block(signal, outcome.iloc[0].to_dict() if len(outcome) else None, decimals))
+    if outcomes.empty:
+        parts.append(_outcome_block(signal, None, decimals))
+    parts += [_outcome_block(signal, outcome, decimals) for outcome in outcomes.to_dict("records")]
     return Group(*parts)
 
 
@@ -538,11 +542,13 @@ def _outcome_block(signal: Mapping[str, Any], outcome: Mapping[str, Any] | None,
     if outcome is None:
         opened = _side(signal) in ("BUY", "SELL")
         return Text("6 OUTCOME  " + ("not followed yet" if opened else "none: nothing was opened"))
+    # Of a HOLD both sides are followed: what it left out.
+    kind = outcome["kind"] if _side(signal) != "HOLD" else f"what the {outcome['side']} would have been"
     entry = f"entry {_price(outcome['entry_price'], decimals)} at {_cell(outcome['entry_time'])}"
     if outcome["outcome"] == "open":
-        return Panel(Text(f"open ({outcome['kind']}): {entry}, not closed yet"), title="6 OUTCOME", expand=False)
+        return Panel(Text(f"open ({kind}): {entry}, not closed yet"), title="6 OUTCOME", expand=False)
     told = (
-        f"{outcome['outcome']} ({outcome['kind']}): {entry}, "
+        f"{outcome['outcome']} ({kind}): {entry}, "
         f"exit {_price(outcome['exit_price'], decimals)} at {_cell(outcome['exit_time'])} "
         f"by {_text(outcome['exit_reason'])}; "
         f"net return {_number(outcome['net_return'], 5)}, {_number(outcome['r_multiple'], 2)} R, "

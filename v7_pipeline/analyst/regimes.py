@@ -42,15 +42,15 @@ WITH named AS (
           GROUP BY call_id) c USING (call_id)
     WHERE s.status = 'answered'
 ), closed AS (
-    SELECT signal_id, any_value(outcome) AS outcome, any_value(r_multiple) AS r_multiple
-    FROM outcomes WHERE outcome <> 'open' AND kind IN ('paper', 'shadow') GROUP BY signal_id
+    SELECT signal_id, side, any_value(outcome) AS outcome, any_value(r_multiple) AS r_multiple
+    FROM outcomes WHERE outcome <> 'open' AND kind IN ('paper', 'shadow') GROUP BY signal_id, side
 ), judged AS (
     SELECT c.analyst, c.regime, count(*) AS answered, count(*) FILTER (c.side IN ('BUY', 'SELL')) AS signals,
            count(o.outcome) FILTER (o.outcome IN ('win', 'loss')) AS decided,
            count(*) FILTER (o.outcome = 'win') AS won,
            avg(c.confidence) FILTER (o.outcome IN ('win', 'loss')) AS mean_confidence,
            avg(o.r_multiple) AS mean_r
-    FROM chosen c LEFT JOIN closed o USING (signal_id) GROUP BY ALL
+    FROM chosen c LEFT JOIN closed o USING (signal_id, side) GROUP BY ALL
 ), seen AS (
     SELECT analyst, regime, min(reserved_at) AS first_call, max(reserved_at) AS last_call,
            count(DISTINCT call_id) AS calls, sum(cost_usd) AS cost_usd

@@ -32,6 +32,11 @@ _DECISIONS = """
 SELECT s.symbol, coalesce(s.side, s.status) AS decision, count(*) AS n, count(*) FILTER (g.accepted) AS accepted
 FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) WHERE s.as_of BETWEEN ? AND ? GROUP BY ALL ORDER BY ALL
 """
+# What a HOLD left out is no trade of the gates' or of the analyst's.
+_OUTCOMES = """
+SELECT o.* FROM outcomes o LEFT JOIN gated_signals g USING (signal_id) WHERE g.side IS DISTINCT FROM 'HOLD'
+ORDER BY o.as_of, o.signal_id
+"""
 _GATES_OFF = "SELECT DISTINCT gates_off FROM gated_signals WHERE gates_off <> '' ORDER BY 1"
 _REASONS = """
 SELECT trim(reason) AS reason, count(*) AS n FROM
@@ -133,7 +138,7 @@ def report(target: Store, settings: Settings) -> Report:
     """
     with target.reading() as reader:
         scans = reader.query("SELECT * FROM scans ORDER BY as_of")
-        outcomes = reader.query("SELECT * FROM outcomes ORDER BY as_of, signal_id")
+        outcomes = reader.query(_OUTCOMES)
         _refuse(target, scans, outcomes, settings)
         first, last = (scans["as_of"].iloc[place].to_pydatetime() for place in (0, -1))
         span = (first, max(last, first + MINUTE))

@@ -34,22 +34,26 @@ SELECT p.signal_id, p.kind, p.theory_name, p.symbol, p.vote, p.contribution_scor
        CASE greatest(f.p_bear, f.p_sideways, f.p_bull)
            WHEN f.p_bear THEN 'bear' WHEN f.p_bull THEN 'bull' WHEN f.p_sideways THEN 'sideways' END AS regime
 FROM theory_performance p JOIN outcomes o USING (signal_id, kind)
-LEFT JOIN llm_signals s USING (signal_id)
+JOIN llm_signals s USING (signal_id)
 LEFT JOIN theory_features f ON f.symbol = s.symbol AND f.as_of = s.features_as_of
-WHERE o.source = ? AND o.exit_time + INTERVAL 1 MINUTE <= ? ORDER BY p.as_of, p.signal_id, p.theory_name
+WHERE s.side <> 'HOLD' AND o.source = ? AND o.exit_time + INTERVAL 1 MINUTE <= ?
+ORDER BY p.as_of, p.signal_id, p.theory_name
 """
 _PROPOSED = """
 SELECT theory_name, weight FROM theory_weights
 WHERE source = ? AND as_of = (SELECT max(as_of) FROM theory_weights WHERE source = ? AND as_of < ?)
 """
+# What a HOLD left out closes all the time and is nobody's trade.
 _NEWEST_CLOSED = """
-SELECT max(exit_time) AS newest, count(*) AS n FROM outcomes WHERE source = ? AND exit_time + INTERVAL 1 MINUTE <= ?
+SELECT max(exit_time) AS newest, count(*) AS n FROM outcomes o JOIN gated_signals g USING (signal_id)
+WHERE g.side <> 'HOLD' AND o.source = ? AND exit_time + INTERVAL 1 MINUTE <= ?
 """
 _COUNTS = """
 SELECT count(*) AS signals, count(*) FILTER (g.accepted) AS accepted,
        (SELECT count(*) FROM candles
         WHERE run_id = ? AND open_time > ?::TIMESTAMPTZ - INTERVAL 3 DAY) AS candles_written,
-       (SELECT count(*) FROM outcomes WHERE run_id = ? AND outcome <> 'open') AS closed,
+       (SELECT count(*) FROM outcomes o JOIN gated_signals h USING (signal_id)
+        WHERE o.run_id = ? AND o.outcome <> 'open' AND h.side <> 'HOLD') AS closed,
        (SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) FROM llm_calls c WHERE c.as_of = ?) AS cost_usd
 FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) WHERE s.as_of = ?
 """

@@ -43,12 +43,12 @@ WITH asked AS (
            sum(latency_s) AS latency_s
     FROM llm_calls GROUP BY call_id
 ), closed AS (
-    SELECT signal_id, any_value(r_multiple) AS r_multiple FROM outcomes
-    WHERE kind IN ('paper', 'shadow') AND outcome <> 'open' GROUP BY signal_id
+    SELECT signal_id, side, any_value(r_multiple) AS r_multiple FROM outcomes
+    WHERE kind IN ('paper', 'shadow') AND outcome <> 'open' GROUP BY signal_id, side
 )
 SELECT s.signal_id, s.symbol, s.as_of, s.analyst, s.status, s.status_reason, s.side, s.confidence, s.prompt_version,
        a.prompt, a.cost_usd, a.latency_s, c.r_multiple
-FROM llm_signals s JOIN asked a USING (call_id) LEFT JOIN closed c USING (signal_id)
+FROM llm_signals s JOIN asked a USING (call_id) LEFT JOIN closed c USING (signal_id, side)
 WHERE s.strategy = ? AND s.as_of >= ? AND s.as_of < ?
 ORDER BY s.as_of DESC, s.symbol LIMIT ?
 """

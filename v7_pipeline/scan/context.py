@@ -107,11 +107,11 @@ class ScanContext:
 
 @dataclass(frozen=True)
 class Write:
-    """One frame for one table. `upsert` replaces by key, `new` leaves existing keys as they are."""
+    """One frame for one table: `upsert` replaces by key, `new` leaves existing keys as they are, `remove` deletes."""
 
     table: str
     frame: pd.DataFrame | pa.Table
-    how: Literal["upsert", "new"]
+    how: Literal["upsert", "new", "remove"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class StepResult:
     def frame(self, table: str) -> pd.DataFrame:
         """The frame meant for `table`; KeyError where the step has none."""
         for write in self.writes:
-            if write.table == table:
+            if write.table == table and write.how != "remove":
                 return write.frame if isinstance(write.frame, pd.DataFrame) else from_arrow(write.frame)
         raise KeyError(table)
 
@@ -137,6 +137,8 @@ def persist(store: Store, result: StepResult) -> dict[str, Any]:
     counts: dict[str, Any] = {}
     with store.transaction() as tx:
         for write in writes:
-            act = tx.upsert if write.how == "upsert" else tx.insert_new
-            counts[write.table] = act(write.table, write.frame)
+            act = {"upsert": tx.upsert, "new": tx.insert_new, "remove": tx.remove}[write.how]
+            done = act(write.table, write.frame)
+            if write.how != "remove":
+                counts[write.table] = done
     return counts

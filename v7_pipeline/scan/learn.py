@@ -29,7 +29,7 @@ __all__ = [
 
 _BASE = (
     "signal_id", "kind", "as_of", "symbol", "strategy", "side", "entry_time", "exit_time", "entry_price", "outcome",
-    "fee_preset", "source",
+    "fee_preset", "source", "exit_reason", "gap_minutes",
 )  # fmt: skip
 _ABOUT = """s.side AS decision, s.confidence, s.analyst, s.call_id, s.stop_price, s.target_price, g.tier,
        CASE WHEN f.p_bull IS NULL THEN NULL WHEN f.p_bull > greatest(f.p_sideways, f.p_bear) THEN 'bull'
@@ -65,13 +65,14 @@ _CALIBRATED = (
 _JUDGED = ("paper", "shadow")
 
 
-def learnt(ctx: ScanContext, reader: Any, closed: pd.DataFrame) -> list[Write]:
-    """What is to be written once `closed` (outcomes rows that this scan closed) are known beside the earlier ones.
+def learnt(ctx: ScanContext, reader: Any, followed: pd.DataFrame) -> list[Write]:
+    """What is to be written once `followed` (outcomes rows of this scan, open ones too) are known beside the earlier ones.
 
     win_rates whenever a BUY or SELL closed; confidence_thresholds where it begins or changes; calibrations, and what
     HOLD forwent (hold:all), with the first that closes in an hour. Counterfactuals of HOLD alone teach nothing.
     """
-    known = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=closed)
+    closed = followed[followed["outcome"] != "open"]
+    known = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=followed)
     if not known["signal_id"].isin(closed["signal_id"]).any():
         return []
     hourly = _first_of_the_hour(ctx, reader)
@@ -94,6 +95,8 @@ def learnt(ctx: ScanContext, reader: Any, closed: pd.DataFrame) -> list[Write]:
 def closed_outcomes(reader: Any, *, source: str, as_of: datetime, also: pd.DataFrame | None = None) -> pd.DataFrame:
     """The outcomes of `source` closed by `as_of`, with `also` (rows not stored yet) in place of their stored ones.
 
+    One of `also` that is open again replaces its stored row by none.
+
     outcomes columns, and of the signal: decision, confidence, analyst, call_id, stop_price, target_price, tier, regime
     (bull, sideways, bear at the reading it was decided on; missing without one). In one order, so that sums come out
     alike whenever they are made. What HOLD forwent is not among them (`held_outcomes`).
@@ -106,6 +109,8 @@ def closed_outcomes(reader: Any, *, source: str, as_of: datetime, also: pd.DataF
     new = new[(new["decision"] != "HOLD") | (new["kind"] == "manual")]
     if len(stored):
         stored = stored[~_keys(stored).isin(_keys(new))]
+    new = new[new["outcome"] != "open"]
+    if len(stored):
         new = pd.concat([stored, new], ignore_index=True) if len(new) else stored
     return new.sort_values(["exit_time", "signal_id", "kind"], ignore_index=True)
 

@@ -154,6 +154,14 @@ class Transaction(Reader):
         keys = tuple(tuple(row.values()) for row in changed)
         return Counts(inserted=int((~found).sum()), kept=int(found.sum()), differing=keys)
 
+    def remove(self, table: str, frame: pd.DataFrame | pa.Table) -> Counts:
+        """Delete the rows with the keys of `frame`, whatever else they hold: for what is derived and no longer so."""
+        declared = schema.table(table)
+        offered = _offered(declared, frame)
+        found, _ = self._compare(declared, offered, ())
+        self._delete(declared, offered)
+        return Counts(removed=int(found.sum()))
+
     def append(self, table: str, frame: pd.DataFrame | pa.Table) -> None:
         """Add rows whose keys the caller has seen in this transaction to be new; nothing is compared."""
         declared = schema.table(table)
@@ -315,7 +323,7 @@ def _bounds(table: Table, offered: pa.Table) -> tuple[str, list[Any]]:
     """A span outside of which no offered key can lie, so that a year of rows is not scanned for thirty."""
     import pyarrow.compute as pc
 
-    if table.day_column not in table.key:
+    if table.day_column is None or (table.day_column not in table.key and table.name not in schema.DAY_FOLLOWS_KEY):
         return "true", []
     span = pc.min_max(offered[table.day_column]).as_py()
     return f"t.{quoted(table.day_column)} BETWEEN ? AND ?", [span["min"], span["max"]]

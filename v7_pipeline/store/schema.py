@@ -182,6 +182,9 @@ PROVENANCE: tuple[Column, ...] = (
     _text("code_version", "version of the code that wrote the row"),
 )
 
+# Rows derived from a signal carry its instant, which its identity holds: rows of one key never differ in as_of.
+DAY_FOLLOWS_KEY = frozenset({"outcomes", "theory_performance"})
+
 _UNCOMPARED: dict[str, tuple[str, ...]] = {"candles": ("fetched_at",), "outcomes": ("labelled_at",)}
 
 

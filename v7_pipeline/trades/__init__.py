@@ -8,6 +8,7 @@ from __future__ import annotations
 from v7_pipeline.trades.barriers import OUTCOME_COLUMNS, can_be_followed, follow
 from v7_pipeline.trades.fees import FEE_PRESETS, FeePreset, fee_preset
 from v7_pipeline.trades.paper import POSITION_COLUMNS, pending_risk_usd, positions
+from v7_pipeline.trades.plans import default_plans
 from v7_pipeline.trades.sizing import SIZE_COLUMNS, Product, Sized, size, size_signals
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Product",
     "Sized",
     "can_be_followed",
+    "default_plans",
     "fee_preset",
     "follow",
     "pending_risk_usd",

@@ -57,6 +57,7 @@ def follow(
     fee_preset: FeePreset | str,
     slippage: float,
     breakeven_band_r: float,
+    only_closed: bool = False,
 ) -> pd.DataFrame:
     """Outcomes of `trades` over those `candles` that had closed by `as_of`, one row a trade in the same order.
 
@@ -80,6 +81,7 @@ def follow(
     candles until data return; gap_minutes counts those while it was open (a time stop's up to the horizon's end).
 
     A trade not closed yet is `open`: its exit and returns are missing, its entry too where no candle has come since.
+    With `only_closed` such rows are left out; the index is the trade's place among `trades`.
     ValueError for HOLD, plans that cannot be followed, repeated candles, naive instants and missing columns.
     """
     require(trades, TRADE_COLUMNS, "trades")
@@ -93,7 +95,11 @@ def follow(
         )
     _refuse_bad_horizons(trades)
     traces = _trace_all(trades, direction, candles, int(utc(as_of).value // 1000))
-    return _outcomes(trades, direction, traces, preset, slippage, breakeven_band_r)
+    places = np.flatnonzero(traces.exit_us != NO_INSTANT) if only_closed else np.arange(len(trades))
+    if len(places) < len(trades):
+        trades, direction = trades.iloc[places], direction[places]
+        traces = traces._replace(**{name: column[places] for name, column in traces._asdict().items()})
+    return _outcomes(trades, direction, traces, preset, slippage, breakeven_band_r).set_axis(pd.Index(places))
 
 
 def warm_up() -> None:

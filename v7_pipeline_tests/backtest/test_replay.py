@@ -149,7 +149,10 @@ def test_a_finished_backtest_done_again_changes_nothing(replayed: Replayed) -> N
 def test_a_backtest_learns_from_its_own_outcomes(replayed: Replayed) -> None:
     readings = replayed.target.read("theory_features")
     assert readings.loc[readings["as_of"] <= START, "win_rate_n"].eq(0).all()
-    closed = replayed.target.read("outcomes").query("outcome in ('win', 'loss')")
+    closed = replayed.target.query(
+        "SELECT o.* FROM outcomes o JOIN llm_signals s USING (signal_id) "
+        "WHERE s.side <> 'HOLD' AND outcome IN ('win', 'loss')"
+    )
     known = (closed["exit_time"] + pd.Timedelta(minutes=1) < LAST).sum()
     assert 0 < known == readings.loc[readings["as_of"] == LAST, "win_rate_n"].iloc[0]
 

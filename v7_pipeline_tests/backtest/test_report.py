@@ -42,7 +42,8 @@ def test_counts_are_those_of_the_store_and_add_up(told: Report, replayed: Replay
     assert (told.scans, told.unfinished, told.first, told.last) == (SCANS, 0, START, LAST)
     assert told.decided == len(gated) == SCANS * len(SYMBOLS)
     assert told.accepted == int(gated["accepted"].sum()) == told.paper.closed + told.paper.open
-    assert told.paper.closed == int((outcomes["outcome"] != "open").sum())
+    assert told.paper.closed == int(((outcomes["outcome"] != "open") & (outcomes["kind"] == "paper")).sum())
+    assert told.shadow.closed == 0 < int((outcomes["kind"] == "shadow").sum())  # what HOLDs left out is no trade
     refused = told.decided - told.accepted
     assert dict(zip(told.reasons["reason"], told.reasons["n"], strict=True)) == {"HOLD": refused}
     assert told.decisions.groupby("symbol")["n"].sum().to_dict() == dict.fromkeys(SYMBOLS, SCANS)

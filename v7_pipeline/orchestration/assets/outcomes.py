@@ -55,6 +55,8 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
         ),
         "followed": int(result.notes["followed"]),
         "closed": len(closed),
+        "holds_closed": int(result.notes["holds_closed"]),
+        "relabelled": int(result.notes["relabelled"]),
     }
 
 

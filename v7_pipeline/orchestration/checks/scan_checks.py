@@ -90,9 +90,14 @@ CHECKS: tuple[Check, ...] = (
         "closed_outcomes_are_net",
         "outcomes",
         "Every closed outcome has an exit, a net return and ten theory rows.",
-        "SELECT count(*) AS bad FROM outcomes o WHERE o.as_of > ?::TIMESTAMPTZ - INTERVAL 1 DAY "
-        "AND o.outcome <> 'open' AND (o.net_return IS NULL OR o.exit_time IS NULL OR "
-        "(SELECT count(*) FROM theory_performance p WHERE p.signal_id = o.signal_id) <> 10)",
+        "WITH since AS (SELECT ?::TIMESTAMPTZ - INTERVAL 1 DAY AS day), told AS (SELECT signal_id, count(*) AS n "
+        "FROM theory_performance WHERE as_of > (FROM since) GROUP BY signal_id), held AS (SELECT signal_id, count(*) "
+        "FILTER (outcome <> 'open') AS closed FROM outcomes WHERE as_of > (FROM since) AND kind <> 'manual' "
+        "GROUP BY signal_id) SELECT count(*) AS bad FROM outcomes o JOIN held h USING (signal_id) "
+        "LEFT JOIN gated_signals g USING (signal_id) LEFT JOIN told t USING (signal_id) "
+        "WHERE o.as_of > (FROM since) AND o.outcome <> 'open' AND (o.net_return IS NULL OR o.exit_time IS NULL OR "
+        # of a HOLD the theories are judged once both of its sides have closed
+        "(o.kind <> 'manual' AND coalesce(t.n, 0) <> CASE WHEN g.side = 'HOLD' AND h.closed < 2 THEN 0 ELSE 10 END))",
     ),
 )
 
