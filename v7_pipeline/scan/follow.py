@@ -6,7 +6,7 @@ Barriers, fees and posteriors are trades/ and learning/; this step only brings t
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -17,12 +17,14 @@ from v7_pipeline.scan.arrivals import Arrivals, arrivals, over_by, touched
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
 from v7_pipeline.scan.holds import holds_again, open_holds
 from v7_pipeline.scan.learn import closed_outcomes, learnt, win_rates_at
+from v7_pipeline.scan.manual import changed_since, manual_outcomes
 from v7_pipeline.store.schema import TABLES, THEORY_NAMES
 from v7_pipeline.trades import OUTCOME_COLUMNS, can_be_followed, follow
 
 __all__ = ["follow_signals"]
 
 _MINUTE = timedelta(minutes=1)
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _FEW = 200  # rows; more are shaped as a frame
 NO_SIGNALS = pd.DataFrame(
     columns=list(dict.fromkeys((*TABLES["llm_signals"].column_names, *TABLES["gated_signals"].column_names)))
@@ -55,6 +57,16 @@ FROM (SELECT unnest(?::VARCHAR[]) AS signal_id, unnest(?::VARCHAR[]) AS symbol, 
 JOIN theory_features f ON f.symbol = w.symbol AND f.as_of = w.as_of WHERE f.as_of BETWEEN ? AND ?
 """
 _HORIZONS = "SELECT signal_id, horizon_minutes FROM llm_signals WHERE signal_id IN (SELECT unnest(?::VARCHAR[]))"
+_RECORDED = """
+SELECT signal_id, max(recorded_at) AS at FROM manual_trades WHERE signal_id IN (SELECT unnest(?::VARCHAR[]))
+GROUP BY signal_id
+"""
+_CLOSED_BY_HAND = """
+SELECT count(*) AS n FROM outcomes WHERE kind = 'manual' AND source = ? AND outcome <> 'open' AND labelled_at > ?
+"""
+_ABOUT_SIGNALS = """
+SELECT signal_id, tier, side AS decision FROM gated_signals WHERE signal_id IN (SELECT unnest(?::VARCHAR[]))
+"""
 _NEXT_CANDLE = "SELECT min(open_time) AS next FROM candles WHERE symbol = ? AND open_time > ?"
 _INSTANTS = """
 SELECT as_of FROM scans WHERE source = ? AND status = 'finished' AND as_of < ?
@@ -74,14 +86,17 @@ def follow_signals(ctx: ScanContext) -> StepResult:
         came = arrivals(ctx, reader)
         again = touched(ctx, reader, came)
         signals, holds = _signals(ctx, reader, again), _holds(ctx, reader, came, again)
-        if signals.empty and holds.empty:
-            return StepResult(notes=_notes(0, pd.DataFrame(), 0, 0))
-        candles = _candles(ctx, reader, signals, holds)
+        manual = _manual(ctx, reader, again)
+        if signals.empty and holds.empty and not _manual_closed(ctx, reader, manual, came):
+            writes = [_write(ctx, "outcomes", manual)] if len(manual) else []
+            return StepResult(tuple(writes), _notes(0, pd.DataFrame(), 0, 0))
+        candles = _candles(ctx, reader, signals, holds) if len(signals) or len(holds) else pd.DataFrame()
         followed, sides = (
             _followed(ctx, trades, candles, again) if len(trades) else NOTHING for trades in (signals, holds)
         )
         writes = _written(ctx, reader, followed, sides)
-        writes += [*_performance(ctx, reader, followed, sides), *_learnt(ctx, reader, followed, came)]
+        writes += [_write(ctx, "outcomes", manual)] if len(manual) else []
+        writes += [*_performance(ctx, reader, followed, sides), *_learnt(ctx, reader, followed, manual, came)]
     closed = followed[followed["outcome"] != "open"]
     news = closed[~closed["again"]].reset_index(drop=True)
     if len(news) and not ctx.is_late:
@@ -158,6 +173,23 @@ def _followed(ctx: ScanContext, trades: pd.DataFrame, candles: pd.DataFrame, aga
     return outcomes[(outcomes["outcome"] != "open") | outcomes["again"]] if hold else outcomes
 
 
+def _manual(ctx: ScanContext, reader: Any, again: pd.DataFrame) -> pd.DataFrame:
+    """Outcomes of the trader's own trades that are open, that an event has changed, or that a candle touches."""
+    chosen = changed_since(reader, ctx.source, ctx.as_of)
+    chosen += [key for key in again.loc[again["kind"] == "manual", "signal_id"] if key not in chosen]
+    if not chosen:
+        return pd.DataFrame()
+    return manual_outcomes(ctx.settings, reader, ctx.source, ctx.as_of, chosen).assign(labelled_at=_labelled_at(ctx))
+
+
+def _manual_closed(ctx: ScanContext, reader: Any, manual: pd.DataFrame, came: Arrivals) -> bool:
+    """Whether a trade of the trader's own was closed since the last finished scan; the command wrote its row then."""
+    if len(manual) and (manual["outcome"] != "open").any():
+        return True
+    rows = reader.rows(_CLOSED_BY_HAND, (ctx.source, came.since or _BEGINNING))
+    return bool(rows[0]["n"])
+
+
 def _written(ctx: ScanContext, reader: Any, followed: pd.DataFrame, sides: pd.DataFrame) -> list[Write]:
     """The outcomes; and what to take back where a revised candle left a closed trade open.
 
@@ -206,22 +238,24 @@ def _readings_of(reader: Any, closed: pd.DataFrame) -> list[dict[str, Any]]:
 # --- win rates ----------------------------------------------------------------------------------
 
 
-def _learnt(ctx: ScanContext, reader: Any, followed: pd.DataFrame, came: Arrivals) -> list[Write]:
-    """What this scan teaches where a signal closed; win_rates of earlier scans again where one should have closed there.
+def _learnt(ctx: ScanContext, reader: Any, followed: pd.DataFrame, manual: pd.DataFrame, came: Arrivals) -> list[Write]:
+    """What this scan teaches where a trade closed; win_rates of earlier scans where one should have closed there.
 
     A threshold that has acted stays a fact, whatever came of the outcomes behind it.
     """
     closed = followed[followed["outcome"] != "open"]
-    if closed.empty and not followed["again"].any():
+    by_hand = _manual_closed(ctx, reader, manual, came)
+    if closed.empty and not followed["again"].any() and not by_hand:
         return []
+    both = pd.concat([part for part in (followed, manual) if len(part)], ignore_index=True) if len(manual) else followed
     known = _known_at(reader, closed)
     writes: list[Write] = []
-    if came.scan is None or (known > came.scan).any():
-        writes += learnt(ctx, reader, followed)
+    if came.scan is None or by_hand or (known > came.scan).any():
+        writes += learnt(ctx, reader, both)
     if came.scan is not None:
         late = [*known[known <= came.scan], *(followed.loc[followed["again"], "exit_before"] + _MINUTE)]
         if late:
-            everything = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=followed)
+            everything = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=both)
             writes += _rewritten(ctx, reader, everything, min(late))
     return writes
 
@@ -248,7 +282,14 @@ def _known_at(reader: Any, closed: pd.DataFrame) -> pd.Series:
     lay in a gap.
     """
     known = closed["exit_time"] + _MINUTE
-    gappy = closed[(closed["exit_reason"] == "time") & (closed["gap_minutes"].fillna(0) > 0)]
+    by_hand = closed[closed["kind"] == "manual"]
+    if len(by_hand):
+        rows = reader.rows(_RECORDED, (by_hand["signal_id"].tolist(),))
+        recorded = {row["signal_id"]: pd.Timestamp(row["at"]) for row in rows}
+        known[by_hand.index] = by_hand["signal_id"].map(recorded).where(lambda at: at > known[by_hand.index], known)
+    gappy = closed[
+        (closed["kind"] != "manual") & (closed["exit_reason"] == "time") & (closed["gap_minutes"].fillna(0) > 0)
+    ]
     if len(gappy):
         rows = reader.rows(_HORIZONS, (gappy["signal_id"].unique().tolist(),))
         horizon = {row["signal_id"]: row["horizon_minutes"] for row in rows}

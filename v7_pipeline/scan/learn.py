@@ -66,7 +66,7 @@ _JUDGED = ("paper", "shadow")
 
 
 def learnt(ctx: ScanContext, reader: Any, followed: pd.DataFrame) -> list[Write]:
-    """What is to be written once `followed` (outcomes rows of this scan, open ones too) are known beside the earlier ones.
+    """What is to be written once `followed` (outcomes rows of this scan, open ones too) are known beside earlier ones.
 
     win_rates whenever a BUY or SELL closed; confidence_thresholds where it begins or changes; calibrations, and what
     HOLD forwent (hold:all), with the first that closes in an hour. Counterfactuals of HOLD alone teach nothing.

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from v7_pipeline.scan.manual import record
 from v7_pipeline.scan.runtime import Runtime
 from v7_pipeline_tests.scan.followed import MINUTE, SYMBOL, T0, put_candles, put_signal, scan, tables
 from v7_pipeline_tests.scan.watched import watched
@@ -189,3 +190,34 @@ def test_rows_of_an_older_schema_are_labelled_again_only_where_a_candle_came(
     put_candles(runtime, {3: (100.0, 100.0, 98.0, 98.0)}, fetched=T0 + timedelta(minutes=17))
     assert scan(runtime, 18).notes["relabelled"] == 1
     assert outcomes(runtime)["exit_reason"].tolist() == ["stop"]
+
+
+# --- the trader's own trades ---------------------------------------------------------------------
+
+
+def test_lesson_21_a_trade_by_hand_is_known_from_when_it_was_recorded_and_stands_beside_the_paper_one(
+    make_settings: Callable[..., Any],
+) -> None:
+    runtime = world(make_settings)
+    key = put_signal(runtime, 0, "BUY", accepted=True)
+    put_candles(runtime, dict.fromkeys(range(-1, 30), CALM))
+    settings, marks = runtime.settings, {"source": "demo", "run_id": "t", "code_version": "0"}
+    scan(runtime, 2)
+    paper = outcomes(runtime)
+    made = {"now": T0 + 5.5 * MINUTE, "marks": marks, "fee_usd": 0.0}
+    record(runtime.store, settings, "entry", key, price=100.0, at=T0 + 3 * MINUTE, **made)
+    record(runtime.store, settings, "exit", key, price=99.0, at=T0 + 4 * MINUTE, reason="fear", **made)
+    with runtime.store.transaction() as tx:
+        tx.execute("DELETE FROM outcomes WHERE kind = 'manual'")  # as if the command had died: facts are enough
+    scan(runtime, 4, at=T0 + 6 * MINUTE)
+    assert set(outcomes(runtime)["kind"]) == {"paper"}  # at 12:04 nobody had recorded it
+    scan(runtime, 6)
+    both = outcomes(runtime).set_index("kind")
+    assert both.loc["manual", "outcome"] == "loss" and both.loc["manual", "exit_reason"] == "fear"
+    assert both.loc["paper", "outcome"] == "open" and len(paper) == 1
+    assert both.loc["manual", "labelled_at"] == T0 + 6 * MINUTE + timedelta(seconds=5)
+    rates = runtime.store.read("win_rates").query("scope == 'all'")
+    assert rates["n"].tolist() == [0] * len(rates)  # the paper's scopes do not know it
+    before = outcomes(runtime)
+    scan(runtime, 8)
+    pd.testing.assert_frame_equal(before.query("kind == 'manual'"), outcomes(runtime).query("kind == 'manual'"))
