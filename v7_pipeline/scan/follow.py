@@ -64,9 +64,6 @@ GROUP BY signal_id
 _CLOSED_BY_HAND = """
 SELECT count(*) AS n FROM outcomes WHERE kind = 'manual' AND source = ? AND outcome <> 'open' AND labelled_at > ?
 """
-_ABOUT_SIGNALS = """
-SELECT signal_id, tier, side AS decision FROM gated_signals WHERE signal_id IN (SELECT unnest(?::VARCHAR[]))
-"""
 _NEXT_CANDLE = "SELECT min(open_time) AS next FROM candles WHERE symbol = ? AND open_time > ?"
 _INSTANTS = """
 SELECT as_of FROM scans WHERE source = ? AND status = 'finished' AND as_of < ?
