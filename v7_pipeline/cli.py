@@ -14,7 +14,16 @@ from typing import Annotated, Any
 
 import typer
 
-from v7_pipeline import __version__, cli_account, cli_budget, cli_halt, cli_learning, cli_llm, cli_trade
+from v7_pipeline import (
+    __version__,
+    cli_account,
+    cli_attribution,
+    cli_budget,
+    cli_halt,
+    cli_learning,
+    cli_llm,
+    cli_trade,
+)
 from v7_pipeline.cli_common import Demo, UsageProblemError
 from v7_pipeline.cli_common import settings_of as _settings
 from v7_pipeline.cli_common import store_of as _store
@@ -38,6 +47,7 @@ app.add_typer(cli_llm.app)
 app.add_typer(cli_learning.app)
 app.add_typer(cli_trade.app, name="trade")
 app.add_typer(cli_trade.words)
+app.add_typer(cli_attribution.app)  # without a name: its command is ours
 app.add_typer(cli_halt.app)  # without a name: its commands are ours
 
 Symbols = Annotated[str | None, typer.Option(help="Products, separated by commas, such as BTC-USD,ETH-USD.")]

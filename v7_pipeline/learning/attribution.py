@@ -20,12 +20,11 @@ from v7_pipeline.learning.blocks import time_blocks
 from v7_pipeline.learning.correlation import rank_correlation
 from v7_pipeline.learning.frames import instants, one_source, require, utc
 from v7_pipeline.learning.game import Combiner, coalition_values
-from v7_pipeline.learning.permutation import direction, permutation_p, strata_of
+from v7_pipeline.learning.permutation import step_down
 from v7_pipeline.learning.statistics import (
     average_uniqueness,
     benjamini_hochberg,
     empirical_bayes_shrinkage,
-    holm,
     shapley,
     wilson,
 )
@@ -211,12 +210,23 @@ def _scope(
     n_eff, right = weights @ spoke, weights @ hits
     accuracy = _ratio(right, n_eff)
     blocks = time_blocks(trades.start, trades.end)
-    strata = strata_of(_codes(trades.symbol), _codes(trades.side), trades.start, trades.end, blocks)
-    found = direction(signs, outcome, weights, strata)
-    p = permutation_p(found, strata, blocks, permutations=permutations, seed=seed, threads=threads)
-    p = np.where(n_eff > 0, p, np.nan)
-    tested = np.where(np.isnan(p), 1.0, p)
-    family, list_wise = (np.where(np.isnan(p), np.nan, each(tested)) for each in (holm, benjamini_hochberg))
+    tested = step_down(
+        signs,
+        outcome,
+        weights,
+        _codes(trades.symbol),
+        _codes(trades.side),
+        trades.start,
+        trades.end,
+        blocks,
+        eligible=n_eff >= least,
+        level=_FAMILY_WISE_ERROR,
+        permutations=permutations,
+        seed=seed,
+        threads=threads,
+    )
+    p, family = (np.where(n_eff > 0, figures, np.nan) for figures in (tested.p, tested.holm))
+    list_wise = np.where(np.isnan(p), np.nan, benjamini_hochberg(np.where(np.isnan(p), 1.0, p)))
     voices = trades.votes * trades.scores
     worth = shapley(coalition_values(voices, trades.long_r, trades.short_r, weights, combiner, threads=threads))
     ranks = rank_correlation(trades.votes, trades.forward, blocks, resamples=resamples, seed=seed)
@@ -236,14 +246,15 @@ def _scope(
             "accuracy_lower": intervals[:, 0],
             "accuracy_upper": intervals[:, 1],
             "shrunk_accuracy": empirical_bayes_shrinkage(right, n_eff).rates,
-            "expected_accuracy": accuracy - _ratio(found.excess, 2 * n_eff),
+            "expected_accuracy": accuracy - _ratio(tested.excess, 2 * n_eff),
             **{name: [getattr(each, name) for each in ranks] for name in ranks[0].__dataclass_fields__},
             "shapley": worth,
             "p_value": p,
             "q_value": list_wise,
             "holm_p": family,
             "verdict": [
-                _verdict(*figures, least) for figures in zip(n_eff.tolist(), family.tolist(), found.excess, strict=True)
+                _verdict(*figures, least)
+                for figures in zip(n_eff.tolist(), family.tolist(), tested.excess, strict=True)
             ],
             **scores,
             **drift,

@@ -15,8 +15,8 @@ __all__ = ["CELLS", "MIN_BLOCKS", "TimeBlocks", "time_blocks"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-# A block is four times the mean label: two neighbouring blocks then share about a twelfth of their variance.
-_MEAN_LABELS = 4.0
+# A block is eight times the mean label: labels that reach over its border are then a twentieth of its variance.
+_MEAN_LABELS = 8.0
 #: A block is made of this many cells; the bootstrap's blocks may begin at any of them.
 CELLS = 4
 #: Below this many blocks with trades there is no p-value and no interval of a correlation.
@@ -40,7 +40,7 @@ class TimeBlocks:
 def time_blocks(start: Floats, end: Floats) -> TimeBlocks:
     """Blocks for trades that are open over [start, end), in minutes.
 
-    Length: the longest trade or four times the mean trade, whichever is more, so that no label reaches over two
+    Length: the longest trade or eight times the mean trade, whichever is more, so that no label reaches over two
     borders and what neighbouring blocks share is small. All symbols have the same blocks: what moves together stays
     together. ValueError where a trade does not end after it starts.
     """

@@ -14,17 +14,20 @@ import numpy.typing as npt
 
 from v7_pipeline.learning.blocks import TimeBlocks
 
-__all__ = ["Direction", "Strata", "direction", "permutation_p", "strata_of"]
+__all__ = ["Direction", "Strata", "Tested", "direction", "permutation_p", "step_down", "strata_of"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
+_HELD_FIXED = 3  # named theories by whose votes trades are divided: 27 cells; more would leave a few trades in each
+
 
 @dataclass(frozen=True)
 class Strata:
-    """Trades of one symbol and side, in time order: `members[starts[s] : starts[s + 1]]`; `code` is each row's own.
+    """Trades of one symbol and cell, in time order: `members[starts[s] : starts[s + 1]]`; `code` is each row's own.
 
-    `symbol` is each stratum's symbol, `lengths` its permutation block in trades.
+    A cell is a side, or a side and what theories named before voted. `symbol` is each stratum's symbol, `lengths` its
+    permutation block in trades.
     """
 
     code: Integers
@@ -46,13 +49,22 @@ class Direction:
     residuals: Floats
 
 
-def strata_of(symbol: Integers, side: Integers, start: Floats, end: Floats, blocks: TimeBlocks) -> Strata:
-    """The strata of trades in time order; symbol and side as codes from 0.
+@dataclass(frozen=True)
+class Tested:
+    """For each theory: `excess` (right minus wrong, weighted), `p` and Holm's adjusted `holm`; NaN where untested."""
+
+    excess: Floats
+    p: Floats
+    holm: Floats
+
+
+def strata_of(symbol: Integers, cell: Integers, start: Floats, end: Floats, blocks: TimeBlocks) -> Strata:
+    """The strata of trades in time order; symbol and cell as codes from 0.
 
     A stratum's block has as many trades as one of them reaches over, or as a block of time holds, whichever is more.
     """
-    pair = symbol * (int(side.max(initial=0)) + 1) + side
-    labels, code = np.unique(pair, return_inverse=True)
+    cells = int(cell.max(initial=0)) + 1
+    labels, code = np.unique(symbol * cells + cell, return_inverse=True)
     members = np.argsort(code, kind="stable").astype(np.int64)
     starts = np.searchsorted(code[members], np.arange(len(labels) + 1)).astype(np.int64)
     lengths = np.ones(len(labels), np.int64)
@@ -61,7 +73,72 @@ def strata_of(symbol: Integers, side: Integers, start: Floats, end: Floats, bloc
         reach = np.searchsorted(start[rows], end[rows], side="left") - np.arange(len(rows))
         held = len(rows) / len(np.unique(blocks.block[rows]))
         lengths[s] = min(len(rows), max(int(reach.max()), int(np.ceil(held))))
-    return Strata(code.astype(np.int64), labels // (int(side.max(initial=0)) + 1), members, starts, lengths)
+    return Strata(code.astype(np.int64), labels // cells, members, starts, lengths)
+
+
+def step_down(
+    signs: Floats,
+    outcome: Floats,
+    weights: Floats,
+    symbol: Integers,
+    side: Integers,
+    start: Floats,
+    end: Floats,
+    blocks: TimeBlocks,
+    *,
+    eligible: npt.NDArray[np.bool_],
+    level: float,
+    permutations: int,
+    seed: int,
+    threads: int = 2,
+) -> Tested:
+    """Holm's step-down over the theories, in which whoever is named is held fixed for those that follow.
+
+    What a theory foretells lasts for hours, and so do the other votes: by chance they go together, and share in it.
+    So once the strongest theory is named (Holm 1979: its p times the number of those left ≤ `level`), the others are
+    tested among trades on which it voted alike, and so on until nobody is named; the first three named are held
+    fixed. A theory's p is that of the step at which it was named, or of the last step. A theory that says the same as
+    a stronger one is therefore not named beside it. `eligible` may be named; the others count among the tests.
+    """
+    k = signs.shape[1]
+    named: list[int] = []
+    p, adjusted = np.full(k, np.nan), np.full(k, np.nan)
+    sides = strata_of(symbol, side, start, end, blocks)
+    found = direction(signs, outcome, weights, sides)
+    excess = found.excess.copy()
+    if not blocks.enough:
+        return Tested(excess, p, adjusted)
+    reached, cells = 0.0, len(sides.symbol)
+    while True:
+        # A mean spends one of the effective trades; symbols that move together spend theirs at once.
+        spent = cells / (int(symbol.max(initial=0)) + 1) / max(float(weights.sum()), 1.0)
+        now, size = permutation_p(
+            found,
+            sides,
+            blocks,
+            permutations=permutations,
+            seed=seed,
+            scale=float(np.sqrt(max(0.0, 1.0 - spent))),
+            threads=threads,
+        )
+        left = [j for j in np.lexsort((-size, now)) if j not in named]
+        first = next((j for j in left if eligible[j]), None)
+        price = 1.0 if first is None else max(reached, min(1.0, now[first] * len(left)))
+        if first is None or price > level:
+            break
+        p[first], adjusted[first], excess[first] = now[first], price, found.excess[first]
+        reached = price
+        named.append(int(first))
+        if len(named) <= _HELD_FIXED:
+            cell = side
+            for j in named:
+                cell = cell * 3 + signs[:, j].astype(np.int64) + 1
+            strata = strata_of(symbol, cell, start, end, blocks)
+            found, cells = direction(signs, outcome, weights, strata), len(strata.symbol)
+    for place, j in enumerate(left):
+        reached = max(reached, min(1.0, now[j] * (len(left) - place)))
+        p[j], adjusted[j], excess[j] = now[j], reached, found.excess[j]
+    return Tested(excess, p, adjusted)
 
 
 def direction(signs: Floats, outcome: Floats, weights: Floats, strata: Strata) -> Direction:
@@ -92,18 +169,27 @@ def direction(signs: Floats, outcome: Floats, weights: Floats, strata: Strata) -
 
 
 def permutation_p(
-    found: Direction, strata: Strata, blocks: TimeBlocks, *, permutations: int, seed: int, threads: int = 2
-) -> Floats:
-    """Two-sided p of each theory's excess: its studentised size against those of block-permuted outcomes.
+    found: Direction,
+    strata: Strata,
+    blocks: TimeBlocks,
+    *,
+    permutations: int,
+    seed: int,
+    scale: float = 1.0,
+    threads: int = 2,
+) -> tuple[Floats, Floats]:
+    """Two-sided p of each theory's excess, and the studentised size that is compared with block-permuted outcomes'.
 
-    Outcomes are permuted within symbol and side in blocks (`strata_of`). That breaks the ties between symbols, which
-    therefore must not decide: excess is divided by the root of its blocks' own sums squared, blocks of *time* over all
-    symbols together, in the data and in every permutation. A studentised permutation test holds its level where the
-    plain one does not (Chung & Romano 2013; DiCiccio & Romano 2017). The observation counts among the permuted, so
-    that p is at least 1 ÷ (permutations + 1). NaN below blocks.MIN_BLOCKS. Repeatable for a seed, whatever `threads`.
+    Outcomes, less their cell's mean, are permuted within symbol and side in blocks (`strata_of`). That breaks the ties
+    between symbols, which therefore must not decide: excess is divided by the root of its blocks' own sums squared,
+    blocks of *time* over all symbols together, in the data and in every permutation. A studentised permutation test
+    holds its level where the plain one does not (Chung & Romano 2013; DiCiccio & Romano 2017). The observation counts
+    among the permuted, so that p is at least 1 ÷ (permutations + 1). `scale` multiplies the observed size only: the
+    means that were fitted to the data took some of its noise out of the residuals. NaN below blocks.MIN_BLOCKS.
+    Repeatable for a seed, whatever `threads`.
     """
     if not blocks.enough:
-        return np.full(len(found.excess), np.nan)
+        return np.full(len(found.excess), np.nan), np.full(len(found.excess), np.nan)
     from v7_pipeline.learning.kernels import permuted_statistics, statistics_of
 
     ends = np.flatnonzero(np.diff(blocks.block, append=blocks.block[-1] + 1)).astype(np.int64) + 1
@@ -130,5 +216,6 @@ def permutation_p(
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(fill, parts))
+    observed *= scale
     beyond = (np.abs(null) >= np.abs(observed) - 1e-12).sum(axis=0)
-    return (1.0 + beyond) / (1.0 + permutations)
+    return (1.0 + beyond) / (1.0 + permutations), np.abs(observed)

@@ -4,9 +4,11 @@
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 
 from v7_pipeline.orchestration.assets.common import asset_arguments, scan_context
-from v7_pipeline.orchestration.metadata import heading, markdown_table
+from v7_pipeline.orchestration.attribution_picture import attribution_picture, in_markdown
+from v7_pipeline.orchestration.metadata import heading, markdown_table, text_of
 from v7_pipeline.scan.attribute import attribute
 from v7_pipeline.scan.context import ScanContext, StepResult
 from v7_pipeline.scan.runtime import Runtime
@@ -31,7 +33,9 @@ def build_theory_attribution(partitions: dg.DailyPartitionsDefinition) -> dg.Ass
 
 
 def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
-    if any(write.table == "theory_attribution" for write in result.writes):
+    """Table of the newest verdicts; where they are new, a picture of them and the proposed weights, too."""
+    is_new = any(write.table == "theory_attribution" for write in result.writes)
+    if is_new:
         rows = result.frame("theory_attribution")
         rows = rows[rows["scope"] == "all"]
     else:
@@ -39,25 +43,44 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
             "SELECT * FROM theory_attribution WHERE as_of = ? AND scope = 'all'", (result.notes["as_of"],)
         )
     table = markdown_table(
-        ("theory", "verdict", "votes", "effective n", "right", "95 % interval", "IC", "Shapley", "q"),
+        ("theory", "verdict", "votes", "effective n", "right", "95 % interval", "IC", "Shapley, R", "Holm p"),
         (
             (
                 r["theory_name"],
                 r["verdict"],
                 int(r["n"]),
-                r["n_eff"],
-                r["accuracy"],
+                text_of(r["n_eff"], 4),
+                text_of(r["accuracy"], 3),
                 "–" if r["accuracy"] != r["accuracy"] else f"{r['accuracy_lower']:.2f} … {r['accuracy_upper']:.2f}",
-                r["ic"],
-                r["shapley"],
-                r["q_value"],
+                text_of(r["ic"], 2),
+                text_of(r["shapley"], 3),
+                text_of(r["holm_p"], 3),
             )
             for r in rows.to_dict("records")
         ),
     )
     since = result.notes["as_of"]
     title = "No trade has closed yet" if since is None else f"As of {since:%Y-%m-%d %H:%M}Z (the last change)"
-    return {
+    story: dict[str, Any] = {
         "attribution": dg.MetadataValue.md(heading(title, demo=ctx.is_demo) + table),
         "closed_outcomes": int(result.notes["closed"]),
     }
+    if is_new:
+        drawn = attribution_picture(rows, title=f"all, as of {since:%Y-%m-%d %H:%M}Z", demo=ctx.is_demo)
+        story["accuracy_and_worth"] = dg.MetadataValue.md(in_markdown(drawn))
+        story["proposed_weights"] = dg.MetadataValue.md(
+            heading("Proposed weights of the rules", demo=ctx.is_demo) + _weights(result.frame("theory_weights"))
+        )
+    return story
+
+
+def _weights(proposed: pd.DataFrame) -> str:
+    """A sentence, and a table where there is evidence for anything but equal weights."""
+    share, acting = float(proposed["equal_share"].iloc[0]), bool(proposed["acting"].iloc[0])
+    acts = "They act from the next scan on." if acting else "They do not act: V7_RULES_WEIGHTS_LEARNT is off."
+    if share >= 1:
+        return f"Equal: the theories differ no more than chance does. {acts}\n"
+    table = markdown_table(
+        ("theory", "weight"), ((r["theory_name"], f"{r['weight']:.3f}") for r in proposed.to_dict("records"))
+    )
+    return f"{share:.0%} equal, {1 - share:.0%} by evidence. {acts}\n\n{table}"

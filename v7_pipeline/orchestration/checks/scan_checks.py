@@ -35,6 +35,15 @@ _RANGES = " + ".join(
     for theory in THEORY_NAMES
 )
 
+# Readings of a day below which a score may stand still by chance.
+_ENOUGH_READINGS = 60
+# The tenth moves only when a trade closes. Where the market stands still, so may all.
+_STANDS_STILL = " + ".join(
+    f"CAST(max({theory}_score) = min({theory}_score)"
+    f"{' AND max(win_rate_n) > min(win_rate_n)' if theory == 'bayesian_win_rate' else ''} AS INT)"
+    for theory in THEORY_NAMES
+)
+
 CHECKS: tuple[Check, ...] = (
     Check(
         "every_symbol_answered",
@@ -55,6 +64,15 @@ CHECKS: tuple[Check, ...] = (
         "theory_features",
         "Votes lie in [−1, 1] and scores in [0, 1], in the hour before the instant.",
         f"SELECT {_RANGES} AS bad FROM theory_features WHERE as_of >= ?::TIMESTAMPTZ - INTERVAL 1 HOUR",
+    ),
+    Check(
+        "scores_vary",
+        "theory_features",
+        f"No theory's score stood still over a symbol's {_ENOUGH_READINGS} or more readings of the last day in which "
+        "its volatility moved.",
+        f"SELECT coalesce(sum(still), 0) AS bad, string_agg(symbol, ', ') FILTER (still > 0) AS detail FROM "
+        f"(SELECT symbol, {_STANDS_STILL} AS still FROM theory_features WHERE as_of >= ?::TIMESTAMPTZ - INTERVAL 1 DAY "
+        f"GROUP BY symbol HAVING count(*) >= {_ENOUGH_READINGS} AND max(volatility_240) > min(volatility_240))",
     ),
     Check(
         "one_decision_for_each_symbol",
