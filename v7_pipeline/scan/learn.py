@@ -23,8 +23,8 @@ from v7_pipeline.trades.frames import directions
 from v7_pipeline.trades.pnl import loss_at_stop
 
 __all__ = [
-    "calibrations_at", "closed_outcomes", "held_outcomes", "learnt", "threshold_at", "threshold_history",
-    "win_rates_at",
+    "about_signals", "calibrations_at", "closed_outcomes", "held_outcomes", "learnt", "of_confidence",
+    "threshold_at", "threshold_history", "win_rates_at",
 ]  # fmt: skip
 
 _BASE = (
@@ -75,10 +75,17 @@ def learnt(ctx: ScanContext, reader: Any, followed: pd.DataFrame) -> list[Write]
     known = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=followed)
     if not known["signal_id"].isin(closed["signal_id"]).any():
         return []
-    hourly = _first_of_the_hour(ctx, reader)
-    held = held_outcomes(reader, source=ctx.source, as_of=ctx.as_of) if hourly else None
+    held = held_outcomes(reader, source=ctx.source, as_of=ctx.as_of) if _first_of_the_hour(ctx, reader) else None
     rates = win_rates_at(known, ctx.settings, ctx.as_of, held=held)
-    writes = [Write("win_rates", ctx.marked_rows("win_rates", rates), "upsert")]
+    return [Write("win_rates", ctx.marked_rows("win_rates", rates), "upsert"), *of_confidence(ctx, reader, known)]
+
+
+def of_confidence(ctx: ScanContext, reader: Any, known: pd.DataFrame) -> list[Write]:
+    """What `known` (as `closed_outcomes` or `about_signals` give it) says of the confidence: threshold and calibration.
+
+    Rows of earlier scans are left as they are, though an outcome be labelled again: they are what the gates heeded.
+    """
+    writes = []
     thresholds = [
         _row(strategy, ctx.as_of, found)
         for strategy, found in _thresholds(ctx, reader, known)
@@ -86,7 +93,7 @@ def learnt(ctx: ScanContext, reader: Any, followed: pd.DataFrame) -> list[Write]
     ]
     if thresholds:
         writes.append(Write("confidence_thresholds", ctx.marked_rows("confidence_thresholds", thresholds), "upsert"))
-    if hourly:
+    if _first_of_the_hour(ctx, reader):
         rows = calibration_rows(calibrations_at(reader, known, ctx.settings, ctx.as_of), ctx.as_of)
         writes.append(Write("calibrations", ctx.marked_rows("calibrations", rows), "upsert"))
     return writes
@@ -104,8 +111,7 @@ def closed_outcomes(reader: Any, *, source: str, as_of: datetime, also: pd.DataF
     stored = reader.query(_CLOSED, (source, as_of))
     if also is None or also.empty:
         return stored
-    about = reader.query(_ABOUT_THESE, (also["signal_id"].unique().tolist(),))
-    new = also.assign(source=source)[list(_BASE)].merge(about, on="signal_id")
+    new = about_signals(reader, also.assign(source=source)[list(_BASE)])
     new = new[(new["decision"] != "HOLD") | (new["kind"] == "manual")]
     if len(stored):
         stored = stored[~_keys(stored).isin(_keys(new))]
@@ -113,6 +119,13 @@ def closed_outcomes(reader: Any, *, source: str, as_of: datetime, also: pd.DataF
     if len(stored):
         new = pd.concat([stored, new], ignore_index=True) if len(new) else stored
     return new.sort_values(["exit_time", "signal_id", "kind"], ignore_index=True)
+
+
+def about_signals(reader: Any, outcomes: pd.DataFrame) -> pd.DataFrame:
+    """`outcomes` with what `closed_outcomes` tells of their signals; columns that it has already are replaced."""
+    about = reader.query(_ABOUT_THESE, (outcomes["signal_id"].unique().tolist(),))
+    bare = outcomes.drop(columns=[name for name in about.columns if name in outcomes and name != "signal_id"])
+    return bare.merge(about, on="signal_id")
 
 
 def held_outcomes(reader: Any, *, source: str, as_of: datetime) -> pd.DataFrame:

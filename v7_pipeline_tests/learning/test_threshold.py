@@ -156,5 +156,5 @@ def test_most_analysts_that_lose_their_edge_are_muted_and_come_back():
 @pytest.mark.slow
 def test_an_analyst_without_trouble_is_muted_in_at_most_5_of_100_runs():
     """Wins 50 % where 40 % break even, 1,000 trades, 200 runs: the threshold leaves its floor in at most 5 %."""
-    left = [(lived(np.full(1000, 0.5), 10_000 + seed, every=10)[1] > FLOOR).any() for seed in range(200)]
+    left = [(lived(np.full(1000, 0.5), 10_000 + seed, every=20)[1] > FLOOR).any() for seed in range(200)]
     assert np.mean(left) <= 0.05
