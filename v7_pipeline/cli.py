@@ -378,13 +378,15 @@ def dashboard(
 
 @app.command()
 def warmup() -> None:
-    """Compile the theories' kernels and the barriers' once, so that the first scan does not wait for it."""
+    """Compile the kernels of theories, barriers and attribution once, so that the first scan does not wait for it."""
+    from v7_pipeline.learning.attribution import warm_up as warm_up_attribution
     from v7_pipeline.theories import warm_up
     from v7_pipeline.trades.barriers import warm_up as warm_up_barriers
 
     started = time.perf_counter()
     warm_up()
     warm_up_barriers()
+    warm_up_attribution()
     typer.echo(f"kernels ready after {time.perf_counter() - started:.1f} s")
 
 

@@ -46,11 +46,9 @@ def attribution(
     found = _rows(settings, scope)
     is_demo = settings.mode == "demo"
     if picture is not None:
-        from v7_pipeline.orchestration.attribution_picture import attribution_picture
+        from v7_pipeline.orchestration.charts import attribution_png
 
-        drawn = attribution_picture(
-            found, title=f"{scope}, as of {found['as_of'].iloc[0]:%Y-%m-%d %H:%M}Z", demo=is_demo
-        )
+        drawn = attribution_png(found, title=f"{scope}, as of {found['as_of'].iloc[0]:%Y-%m-%d %H:%M}Z", demo=is_demo)
         picture.expanduser().write_bytes(drawn)
     if as_json:
         # pandas writes what is missing as null and instants in ISO 8601.

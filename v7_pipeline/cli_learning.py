@@ -108,7 +108,7 @@ def calibration(
 
 
 def _draw(found: Calibration, place: Path, *, demo: bool) -> None:
-    from v7_pipeline.orchestration.learnt import reliability_png
+    from v7_pipeline.orchestration.charts import reliability_png
 
     if not found.bins:
         raise UsageProblemError(f"--picture {place}: nothing to draw, {found.words}")

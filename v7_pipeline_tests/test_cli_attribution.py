@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from v7_pipeline.orchestration.attribution_picture import attribution_picture, in_markdown
+from v7_pipeline.orchestration.charts import attribution_png, in_markdown
 from v7_pipeline.store import Store, conform, open_store
 from v7_pipeline.store.schema import THEORY_NAMES, table
 from v7_pipeline_tests.learning.frames import EPOCH
@@ -103,8 +103,8 @@ def test_the_picture_is_written_and_a_folder_that_is_not_there_is_refused(store:
 
 
 def test_the_picture_marks_demo_data_and_needs_all_ten_theories() -> None:
-    plain, demo = (attribution_picture(theories(), title="all", demo=demo) for demo in (False, True))
-    assert plain != demo and in_markdown(plain).startswith("![accuracy and worth")
-    assert attribution_picture(theories().assign(shapley=np.nan, accuracy=np.nan), title="all", demo=False) != plain
+    plain, demo = (attribution_png(theories(), title="all", demo=demo) for demo in (False, True))
+    assert plain != demo and in_markdown(plain, "worth").startswith("![worth](data:image/png")
+    assert attribution_png(theories().assign(shapley=np.nan, accuracy=np.nan), title="all", demo=False) != plain
     with pytest.raises(ValueError, match="one scope's ten theories"):
-        attribution_picture(theories().iloc[1:], title="all", demo=False)
+        attribution_png(theories().iloc[1:], title="all", demo=False)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from v7_pipeline.orchestration.learnt import calibration_markdown, reliability_png, win_rates_markdown
+from v7_pipeline.orchestration.charts import reliability_png
+from v7_pipeline.orchestration.learnt import calibration_markdown, win_rates_markdown
 from v7_pipeline.scan.context import StepResult, Write, persist
 from v7_pipeline.store import Store, open_store
 from v7_pipeline_tests.scan.taught import START, filled, put_all, trade

@@ -30,7 +30,7 @@ from v7_pipeline.learning.statistics import (
 )
 from v7_pipeline.store.schema import THEORY_NAMES
 
-__all__ = ["VERDICTS", "Attribution", "attribution"]
+__all__ = ["VERDICTS", "Attribution", "attribution", "warm_up"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -96,8 +96,10 @@ def attribution(
     """The theory_attribution rows of `as_of`: ten for `all`, and for each symbol:…, side:… and regime:… there is.
 
     `performance` has theory_performance rows joined with their trade (`with_trades`), and may have `regime`, a word
-    for the market at the signal; those whose exit candle ended after `as_of` do not count. In each scope, w being a
-    trade's average uniqueness among the scope's trades:
+    for the market at the signal; those whose exit candle ended after `as_of` do not count. A HOLD is one trade of side
+    HOLD until its later exit: `long_r` and `short_r` are what its sides came to, forward_return the net return of the
+    one side that paid, long-positive (0: none did, or both). Without HOLDs all figures are conditional on what was
+    traded. In each scope, w being a trade's average uniqueness among the scope's trades:
 
     - n, n_eff: votes cast, and their summed w. Overlap across symbols counts too: their prices move together.
     - accuracy: w-weighted share of votes with the sign of forward_return, with Wilson's interval at n_eff;
@@ -159,15 +161,7 @@ def _wide(performance: pd.DataFrame) -> _Trades:
     order = trades.sort_values(["entry_time", "symbol", "signal_id", "kind"]).index.to_numpy()
     trades = trades.iloc[order]
     votes, scores = votes.reshape(count, ten)[order], scores.reshape(count, ten)[order]
-    sign = trades["side"].map({"BUY": 1.0, "SELL": -1.0}).to_numpy(float)
-    if np.isnan(sign).any():
-        raise ValueError(f"side {trades['side'].iloc[int(np.isnan(sign).argmax())]!r} opens no trade; BUY or SELL does")
-    gross, fees = trades["gross_return"].to_numpy(float) * sign, trades["fees"].to_numpy(float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # The planned risk, as a share of the entry. A net return of exactly 0 does not tell it.
-        risk = trades["net_return"].to_numpy(float) / trades["r_multiple"].to_numpy(float)
-        risk[~(risk > 0)] = np.nan
-        long_r, short_r = (gross - fees) / risk, (-gross - fees) / risk
+    long_r, short_r = _both_sides(trades)
     regime = trades["regime"] if "regime" in trades else pd.Series([None] * count, dtype=object)
     return _Trades(
         symbol=trades["symbol"].to_numpy(object),
@@ -183,6 +177,26 @@ def _wide(performance: pd.DataFrame) -> _Trades:
         votes=votes,
         scores=scores,
     )
+
+
+def _both_sides(trades: pd.DataFrame) -> tuple[Floats, Floats]:
+    """What a BUY and a SELL of each trade came to, in R after costs: followed for a HOLD, inferred for the other side
+    of what was traded.
+    """
+    sign = trades["side"].map({"BUY": 1.0, "SELL": -1.0, "HOLD": 0.0}).to_numpy(float)
+    if np.isnan(sign).any():
+        raise ValueError(f"side {trades['side'].iloc[int(np.isnan(sign).argmax())]!r} is none of BUY, SELL and HOLD")
+    gross, fees = trades["gross_return"].to_numpy(float) * sign, trades["fees"].to_numpy(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # The planned risk, as a share of the entry. A net return of exactly 0 does not tell it.
+        risk = trades["net_return"].to_numpy(float) / trades["r_multiple"].to_numpy(float)
+        risk[~(risk > 0)] = np.nan
+        long_r, short_r = (gross - fees) / risk, (-gross - fees) / risk
+    held = sign == 0
+    if held.any():
+        require(trades, ("long_r", "short_r"), "performance rows of HOLDs")
+        long_r[held], short_r[held] = (trades[name].to_numpy(float)[held] for name in ("long_r", "short_r"))
+    return long_r, short_r
 
 
 def _scopes(trades: _Trades, divided_by: Sequence[str]) -> Iterator[tuple[str, _Trades]]:
@@ -300,3 +314,8 @@ def _codes(labels: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def warm_up() -> None:
+    """Compile the loops, or load them from the cache: each has one signature, compiled with its module."""
+    from v7_pipeline.learning import kernels  # noqa: F401

@@ -1,4 +1,4 @@
-"""Step 7: attribution of closed outcomes to theories, recomputed only when a trade has closed since the last time.
+"""Step 7: attribution of closed outcomes to theories: once an hour, where a trade has closed since the last time.
 
 The statistics are learning/'s; this step gathers what was closed before the scan's instant and ends the scan.
 """
@@ -28,17 +28,34 @@ if TYPE_CHECKING:
 __all__ = ["attribute", "combiner_of", "learnt_weights"]
 
 # The regime is the state of the market that was likeliest at the signal.
-_PERFORMANCE = """
-SELECT p.signal_id, p.kind, p.theory_name, p.symbol, p.vote, p.contribution_score, p.forward_return, p.source,
-       o.side, o.entry_time, o.exit_time, o.gross_return, o.fees, o.net_return, o.r_multiple, o.outcome,
-       CASE greatest(f.p_bear, f.p_sideways, f.p_bull)
-           WHEN f.p_bear THEN 'bear' WHEN f.p_bull THEN 'bull' WHEN f.p_sideways THEN 'sideways' END AS regime
+_REGIME = """CASE greatest(f.p_bear, f.p_sideways, f.p_bull)
+           WHEN f.p_bear THEN 'bear' WHEN f.p_bull THEN 'bull' WHEN f.p_sideways THEN 'sideways' END AS regime"""
+_SAID = "p.signal_id, p.kind, p.theory_name, p.symbol, p.as_of, p.vote, p.contribution_score, p.source"
+_TRADED = f"""
+SELECT {_SAID}, p.forward_return, o.side, o.entry_time, o.exit_time, o.gross_return, o.fees, o.net_return,
+       o.r_multiple, o.outcome, NULL::DOUBLE AS long_r, NULL::DOUBLE AS short_r, {_REGIME}
 FROM theory_performance p JOIN outcomes o USING (signal_id, kind)
 JOIN llm_signals s USING (signal_id)
 LEFT JOIN theory_features f ON f.symbol = s.symbol AND f.as_of = s.features_as_of
 WHERE s.side <> 'HOLD' AND o.source = ? AND o.exit_time + INTERVAL 1 MINUTE <= ?
-ORDER BY p.as_of, p.signal_id, p.theory_name
 """
+# Neighbouring HOLDs share nearly all of what came after them: one each half hour tells what sixteen would.
+_HELD = f"""
+SELECT {_SAID},
+       CASE WHEN b.net_return > 0 AND NOT c.net_return > 0 THEN b.net_return
+            WHEN c.net_return > 0 AND NOT b.net_return > 0 THEN -c.net_return ELSE 0 END AS forward_return,
+       'HOLD' AS side, b.entry_time, greatest(b.exit_time, c.exit_time) AS exit_time, NULL::DOUBLE AS gross_return,
+       NULL::DOUBLE AS fees, NULL::DOUBLE AS net_return, NULL::DOUBLE AS r_multiple, NULL::VARCHAR AS outcome,
+       b.r_multiple AS long_r, c.r_multiple AS short_r, {_REGIME}
+FROM theory_performance p
+JOIN outcomes b ON b.signal_id = p.signal_id AND b.kind = p.kind AND b.side = 'BUY' AND b.outcome <> 'open'
+JOIN outcomes c ON c.signal_id = p.signal_id AND c.kind = p.kind AND c.side = 'SELL' AND c.outcome <> 'open'
+JOIN llm_signals s ON s.signal_id = p.signal_id
+LEFT JOIN theory_features f ON f.symbol = s.symbol AND f.as_of = s.features_as_of
+WHERE s.side = 'HOLD' AND date_part('minute', s.as_of) % 30 = 0 AND p.source = ?
+  AND greatest(b.exit_time, c.exit_time) + INTERVAL 1 MINUTE <= ?
+"""
+_PERFORMANCE = f"{_TRADED} UNION ALL BY NAME {_HELD} ORDER BY as_of, signal_id, theory_name"
 _PROPOSED = """
 SELECT theory_name, weight FROM theory_weights
 WHERE source = ? AND as_of = (SELECT max(as_of) FROM theory_weights WHERE source = ? AND as_of < ?)
@@ -65,8 +82,8 @@ def attribute(ctx: ScanContext) -> StepResult:
     with ctx.store.reading() as reader:
         last = reader.rows(_LAST, (ctx.source, ctx.as_of))[0]["last"]
         newest = reader.rows(_NEWEST_CLOSED, (ctx.source, ctx.as_of))[0]
-        news = newest["newest"] is not None and (last is None or newest["newest"] + timedelta(minutes=1) > last)
-        performance = reader.query(_PERFORMANCE, (ctx.source, ctx.as_of)) if news else pd.DataFrame()
+        news = _is_due(ctx.as_of, last, newest["newest"])
+        performance = reader.query(_PERFORMANCE, (ctx.source, ctx.as_of) * 2) if news else pd.DataFrame()
         scan_row = _finished(ctx, reader)
     table = pd.DataFrame()
     writes: list[Write] = []
@@ -95,6 +112,16 @@ def learnt_weights(store: Store, source: str, before: datetime) -> dict[str, flo
     """The newest weights proposed before the instant, by theory; None where nothing has been proposed."""
     rows = store.query(_PROPOSED, (source, source, before))
     return dict(zip(rows["theory_name"], rows["weight"].astype(float), strict=True)) if len(rows) else None
+
+
+def _is_due(as_of: datetime, last: datetime | None, newest: datetime | None) -> bool:
+    """Whether a trade has closed (exit candle `newest`) since the `last` attribution, and that was in an earlier hour.
+
+    The work grows with all that has closed, verdicts do not change by the minute: one an hour is enough, and bounded.
+    """
+    if newest is None or last is None:
+        return newest is not None
+    return newest + timedelta(minutes=1) > last and last < as_of.replace(minute=0, second=0, microsecond=0)
 
 
 def _finished(ctx: ScanContext, reader: Any) -> pa.Table | None:

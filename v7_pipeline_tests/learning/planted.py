@@ -19,6 +19,7 @@ HORIZON = 24  # steps until the time stop: 240 minutes
 STOP, REWARD = 2.0, 1.5  # the stop in deviations of a step's return, and the target ÷ the stop
 TOGETHER = 0.7  # correlation of the symbols' returns, and of a theory's readings of them
 COST_R = 0.02
+AGREE = 3  # the votes' sum from which on the side is taken
 
 
 def planted_market(
@@ -27,8 +28,8 @@ def planted_market(
     """Performance rows, as attribution takes them, of `scans` scans of three symbols.
 
     `informed`: theory number → drift of a symbol's return, in its deviations a step, where that theory votes up (and
-    minus that where down). Scans on which fewer than six votes agree are HOLDs: both sides are followed (not, without
-    `holds`, where only the trades taken are). Deterministic for a seed.
+    minus that where down). Scans whose votes sum to less than three are HOLDs, of which both sides are followed (not
+    without `holds`: then only what was traded is there). Deterministic for a seed.
     """
     rng = np.random.default_rng(seed)
     names = len(SYMBOLS)
@@ -46,13 +47,18 @@ def planted_market(
     frames = []
     for s in range(names):
         path = np.concatenate([[0.0], np.cumsum(returns[s])])
-        for side in (1, -1):
+        for side in (1, -1, 0):
             taken = np.sign(agreed[s]) == side
-            followed = (np.abs(agreed[s]) < 3) | taken if holds else taken
-            at = np.flatnonzero(followed)
-            gross, length = _barriers(path, at, side)
-            frames.append((s, side, at, gross, length, votes[s, at]))
-    return _rows(frames)
+            at = np.flatnonzero((np.abs(agreed[s]) < AGREE) if side == 0 else (np.abs(agreed[s]) >= AGREE) & taken)
+            if holds or side:
+                frames.append(_rows(s, side, at, votes[s, at], *_barriers(path, at, 1), *_barriers(path, at, -1)))
+    trades = pd.concat(frames, ignore_index=True)
+    trades["signal_id"] = [f"v7-{i:06d}" for i in range(len(trades))]
+    rows = trades.loc[np.repeat(np.arange(len(trades)), 10)].reset_index(drop=True)
+    rows["theory_name"] = list(THEORY_NAMES) * len(trades)
+    spoken = np.concatenate(trades.pop("votes").to_list())
+    rows["vote"], rows["contribution_score"] = spoken, np.abs(spoken)
+    return rows.drop(columns="votes")
 
 
 def _together(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -70,33 +76,42 @@ def _barriers(path: np.ndarray, at: np.ndarray, side: int) -> tuple[np.ndarray, 
     return np.where(left >= STOP * REWARD, STOP * REWARD, np.maximum(left, -STOP)), last + 1
 
 
-def _rows(frames: list[tuple[int, int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> pd.DataFrame:
-    symbol = np.concatenate([np.full(len(f[2]), SYMBOLS[f[0]], dtype=object) for f in frames])
-    side = np.concatenate([np.full(len(f[2]), f[1]) for f in frames])
-    at, gross, length = (np.concatenate([f[i] for f in frames]) for i in (2, 3, 4))
-    votes = np.concatenate([f[5] for f in frames])
-    fees = COST_R * STOP
-    unit = 0.001  # a deviation as a share of the price
+def _rows(
+    symbol: int,
+    side: int,
+    at: np.ndarray,
+    votes: np.ndarray,
+    bought: np.ndarray,
+    bought_for: np.ndarray,
+    sold: np.ndarray,
+    sold_for: np.ndarray,
+) -> pd.DataFrame:
+    """Trades of one symbol and side (0: HOLDs, of which both sides were followed), `votes` a list a row."""
+    fees, unit = COST_R * STOP, 0.001  # a deviation as a share of the price
+    gross = bought if side > 0 else sold
     net = (gross - fees) * unit
     long = side * gross
+    long_r, short_r = (bought - fees) / STOP, (sold - fees) / STOP
+    paid = (long_r > 0).astype(int) - (short_r > 0)
+    length = (bought_for, sold_for)[side < 0] if side else np.maximum(bought_for, sold_for)
     entry = EPOCH + pd.to_timedelta(at * STEP, unit="min")
-    trades = pd.DataFrame(
+    held = np.full(len(at), np.nan)
+    return pd.DataFrame(
         {
-            "signal_id": [f"v7-{i:06d}" for i in range(len(at))],
             "kind": "shadow",
-            "symbol": symbol,
-            "side": np.where(side > 0, "BUY", "SELL"),
+            "symbol": SYMBOLS[symbol],
+            "side": {1: "BUY", -1: "SELL", 0: "HOLD"}[side],
             "entry_time": entry,
             "exit_time": entry + pd.to_timedelta(length * STEP - 1, unit="min"),
-            "gross_return": gross * unit,
-            "fees": fees * unit,
-            "net_return": net,
-            "r_multiple": net / (STOP * unit),
-            "outcome": np.where(net > 0, "win", "loss"),
-            "forward_return": np.sign(long) * np.maximum(np.abs(long) - fees, 0) * unit,
+            "gross_return": gross * unit if side else held,
+            "fees": fees * unit if side else held,
+            "net_return": net if side else held,
+            "r_multiple": net / (STOP * unit) if side else held,
+            "outcome": np.where(net > 0, "win", "loss") if side else "",
+            "long_r": held if side else long_r,
+            "short_r": held if side else short_r,
+            "forward_return": (np.sign(long) * np.maximum(np.abs(long) - fees, 0) if side
+                               else paid * np.where(paid > 0, long_r, short_r) * STOP) * unit,
+            "votes": list(votes),
         }
-    )
-    rows = trades.loc[np.repeat(np.arange(len(trades)), 10)].reset_index(drop=True)
-    rows["theory_name"] = list(THEORY_NAMES) * len(trades)
-    rows["vote"], rows["contribution_score"] = votes.ravel(), np.abs(votes.ravel())
-    return rows
+    )  # fmt: skip

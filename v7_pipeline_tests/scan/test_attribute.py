@@ -46,11 +46,20 @@ def put(runtime: Runtime, name: str, frame: pd.DataFrame) -> None:
 
 
 def fill(runtime: Runtime, scans: int = 60) -> pd.DataFrame:
-    """Closed outcomes of a simulated market, with what the theories said of them."""
+    """Closed outcomes of a simulated market, HOLDs among them, with their signals and the theories' votes."""
     rows = planted_market(3, scans=scans).assign(strategy="v7", as_of=lambda f: f["entry_time"])
     trades = rows.drop_duplicates("signal_id").assign(ambiguous=False, fee_preset="none")
-    put(runtime, "outcomes", trades)
+    held = trades[trades["side"] == "HOLD"]
+    sides = [
+        held.assign(side=side, r_multiple=held[column], net_return=held[column] / 1000, outcome="loss")
+        for side, column in (("BUY", "long_r"), ("SELL", "short_r"))
+    ]
+    put(runtime, "outcomes", pd.concat([trades[trades["side"] != "HOLD"], *sides], ignore_index=True))
     put(runtime, "theory_performance", rows.assign(created_at=rows["exit_time"]))
+    for name in ("llm_signals", "gated_signals"):
+        same = trades[["signal_id", "symbol", "as_of", "side", "strategy"]].reset_index(drop=True)
+        signals = make_rows(name, len(trades), start=AS_OF).reset_index(drop=True)
+        put(runtime, name, signals.drop(columns=same.columns).join(same))
     return trades
 
 
@@ -60,7 +69,8 @@ def test_rows_and_a_proposal_are_written_with_their_marks_and_only_where_there_i
     result = attribute(runtime.context(AS_OF, "r"))
     persist(runtime.store, result)
     rows = runtime.store.query("SELECT * FROM theory_attribution")
-    assert set(rows["scope"]) == {"all", *(f"symbol:{s}" for s in trades["symbol"].unique()), "side:BUY", "side:SELL"}
+    symbols = {f"symbol:{s}" for s in trades["symbol"].unique()}
+    assert set(rows["scope"]) == {"all", *symbols, "side:BUY", "side:SELL", "side:HOLD"}
     assert set(rows["source"]) == {"demo"} and rows["shapley"].notna().all()
     weights = runtime.store.query("SELECT * FROM theory_weights")
     assert set(weights["theory_name"]) == set(THEORY_NAMES) and not weights["acting"].any()
@@ -69,15 +79,48 @@ def test_rows_and_a_proposal_are_written_with_their_marks_and_only_where_there_i
     assert not later.writes and later.notes["as_of"] == AS_OF
 
 
+def test_what_hold_left_out_counts_once_each_half_hour_with_what_both_sides_came_to(settings_of: Any) -> None:
+    runtime = runtime_of(settings_of())
+    trades = fill(runtime)
+    rows = attribute(runtime.context(AS_OF, "r")).frame("theory_attribution")
+    held = trades[(trades["side"] == "HOLD") & trades["as_of"].dt.minute.isin((0, 30))]
+    assert 0 < len(held) < (trades["side"] == "HOLD").sum()
+    of_hold = rows[rows["scope"] == "side:HOLD"].set_index("theory_name")
+    said = runtime.store.query("SELECT signal_id, theory_name, vote FROM theory_performance")
+    said = said[said["signal_id"].isin(held["signal_id"]) & (said["vote"] != 0)]
+    assert of_hold["n"].to_dict() == said.groupby("theory_name").size().to_dict()
+    paid = (held["long_r"] > 0).astype(int) - (held["short_r"] > 0)
+    names = said.merge(held.assign(paid=paid)[["signal_id", "paid"]], on="signal_id")
+    never_right = names.assign(right=names["vote"] * names["paid"] > 0).groupby("theory_name")["right"].sum() == 0
+    assert ((of_hold["accuracy"] == 0).loc[never_right.index] == never_right).all() and not never_right.all()
+
+
+def test_attribution_is_made_once_an_hour_and_not_without_news(settings_of: Any) -> None:
+    runtime = runtime_of(settings_of())
+    fill(runtime)
+
+    def made(at: datetime) -> bool:
+        result = attribute(runtime.context(at, "r"))
+        persist(runtime.store, result)
+        return bool(result.writes)
+
+    early = (EPOCH + timedelta(hours=6)).to_pydatetime()
+    assert made(early)
+    assert not made(early + TWO_MINUTES) and not made(early + timedelta(minutes=58))
+    assert made(early + timedelta(hours=1)) and made(AS_OF)
+    assert not made(AS_OF + timedelta(hours=2))  # nothing has closed since
+
+
 def test_the_market_at_the_signal_is_a_scope(settings_of: Any) -> None:
     runtime = runtime_of(settings_of())
-    trades = fill(runtime).iloc[:40]
-    signals = make_rows("llm_signals", 40, start=AS_OF)
-    put(runtime, "llm_signals", signals.assign(signal_id=trades["signal_id"].to_numpy(), symbol="BTC-USD",
-                                               features_as_of=signals["as_of"]))  # fmt: skip
-    bull = [1.0 if i < 30 else 0.1 for i in range(40)]
-    put(runtime, "theory_features", make_rows("theory_features", 40, start=AS_OF, symbol="BTC-USD", p_bear=0.2,
-                                              p_sideways=0.3, p_bull=bull))  # fmt: skip
+    fill(runtime)
+    with runtime.store.transaction() as tx:
+        tx.execute("UPDATE llm_signals SET features_as_of = as_of")
+    first = runtime.store.query("SELECT as_of FROM llm_signals WHERE symbol = 'BTC-USD' ORDER BY as_of LIMIT 40")
+    bull = [1.0 if i < 30 else 0.1 for i in range(len(first))]
+    readings = make_rows("theory_features", len(first), start=AS_OF, symbol="BTC-USD", p_bear=0.2, p_sideways=0.3,
+                         p_bull=bull)  # fmt: skip
+    put(runtime, "theory_features", readings.assign(as_of=first["as_of"].to_numpy()))
     rows = attribute(runtime.context(AS_OF, "r")).frame("theory_attribution").set_index("scope")
     assert {s for s in rows.index if s.startswith("regime")} == {"regime:bull", "regime:sideways"}
     assert rows.loc["regime:bull", "n"].max() <= 30

@@ -7,7 +7,7 @@ import dagster as dg
 import pandas as pd
 
 from v7_pipeline.orchestration.assets.common import asset_arguments, scan_context
-from v7_pipeline.orchestration.attribution_picture import attribution_picture, in_markdown
+from v7_pipeline.orchestration.charts import attribution_png, in_markdown
 from v7_pipeline.orchestration.metadata import heading, markdown_table, text_of
 from v7_pipeline.scan.attribute import attribute
 from v7_pipeline.scan.context import ScanContext, StepResult
@@ -66,8 +66,8 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
         "closed_outcomes": int(result.notes["closed"]),
     }
     if is_new:
-        drawn = attribution_picture(rows, title=f"all, as of {since:%Y-%m-%d %H:%M}Z", demo=ctx.is_demo)
-        story["accuracy_and_worth"] = dg.MetadataValue.md(in_markdown(drawn))
+        chart = attribution_png(rows, title=f"all, as of {since:%Y-%m-%d %H:%M}Z", demo=ctx.is_demo)
+        story["accuracy_and_worth"] = dg.MetadataValue.md(in_markdown(chart, "accuracy and worth of the ten theories"))
         story["proposed_weights"] = dg.MetadataValue.md(
             heading("Proposed weights of the rules", demo=ctx.is_demo) + _weights(result.frame("theory_weights"))
         )
