@@ -37,7 +37,8 @@ WHERE g.accepted AND g.source = ? AND g.as_of < ? ORDER BY g.as_of, g.symbol
 _UNFOLLOWED = """
 SELECT g.signal_id, 'paper' AS kind, g.as_of, g.symbol, g.strategy, g.side, g.quantity, s.stop_price, s.target_price,
        s.entry_price AS planned_entry, s.horizon_minutes
-FROM gated_signals g JOIN llm_signals s USING (signal_id) LEFT JOIN outcomes o ON o.signal_id = g.signal_id
+FROM gated_signals g JOIN llm_signals s USING (signal_id)
+LEFT JOIN outcomes o ON o.signal_id = g.signal_id AND o.kind = 'paper'
 WHERE g.accepted AND g.source = ? AND g.as_of < ? AND o.signal_id IS NULL ORDER BY g.as_of, g.symbol
 """
 _READING = """

@@ -18,7 +18,6 @@ __all__ = ["Arrivals", "arrivals", "over_by", "touched"]
 
 _MINUTE = timedelta(minutes=1)
 _NEAR = timedelta(days=2)
-_LONGEST = timedelta(minutes=10_080)  # of a plan's horizon
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = """
 SELECT as_of, started_at FROM scans WHERE source = ? AND status = 'finished' AND as_of < ? ORDER BY as_of DESC LIMIT 1
@@ -31,12 +30,9 @@ _NEWEST = """
 SELECT symbol, max(open_time) AS newest FROM candles
 WHERE open_time > ? AND open_time <= ? AND symbol IN (SELECT unnest(?::VARCHAR[])) GROUP BY symbol
 """
-# The end of a time stop may lie in a gap: a candle in that gap would be its exit.
 _CANDIDATES = """
-SELECT signal_id, kind, side, symbol, as_of, exit_time, labelled_at,
-       CASE WHEN exit_reason = 'time' THEN exit_time + INTERVAL 1 MINUTE * coalesce(gap_minutes, 0) ELSE exit_time END
-       AS reach
-FROM outcomes WHERE source = ? AND outcome <> 'open' AND as_of <= ? AND exit_time >= ? AND reach >= ?
+SELECT signal_id, kind, side, symbol, as_of, exit_time, labelled_at
+FROM outcomes WHERE source = ? AND outcome <> 'open' AND as_of <= ? AND exit_time >= ?
   AND (labelled_at IS NULL OR labelled_at < ?)
 """
 _TOUCHED = ("signal_id", "kind", "side", "exit_time")
@@ -92,12 +88,12 @@ def _newest(ctx: ScanContext, reader: Any, until: datetime) -> datetime | None:
 def touched(ctx: ScanContext, reader: Any, came: Arrivals) -> pd.DataFrame:
     """The closed outcomes with a candle, from entry search to exit, newer than their label: key and stored exit_time.
 
-    A candle that came while the entry was looked for may be the entry, one before the exit may hold a barrier, and one
-    within the horizon of a time stop may be its exit.
+    A candle that came while the entry was looked for may be the entry, one before the exit may hold a barrier or be
+    the time stop's own.
     """
     if came.first is None or came.last is None or came.since is None:
         return pd.DataFrame(columns=list(_TOUCHED))
-    params = (ctx.source, came.last, came.first - _LONGEST, came.first, came.fetched)
+    params = (ctx.source, came.last, came.first, came.fetched)
     rows = reader.query(_CANDIDATES, params)
     if len(rows):
         candles = reader.query(_CANDLES, (came.since, came.first, ctx.as_of))
@@ -110,11 +106,10 @@ def _newer(rows: pd.DataFrame, candles: pd.DataFrame) -> Any:
     found = np.zeros(len(rows), dtype=bool)
     by_symbol = {symbol: part.sort_values("open_time") for symbol, part in candles.groupby("symbol")}
     labelled = rows["labelled_at"].fillna(pd.Timestamp(_BEGINNING))
-    for place, (symbol, start, reach, label) in enumerate(
-        zip(rows["symbol"], rows["as_of"], rows["reach"], labelled, strict=True)
-    ):
+    spans = zip(rows["symbol"], rows["as_of"], rows["exit_time"], labelled, strict=True)
+    for place, (symbol, start, left, label) in enumerate(spans):
         if symbol in by_symbol:
             times = by_symbol[symbol]["open_time"]
-            part = slice(times.searchsorted(start), times.searchsorted(reach, side="right"))
+            part = slice(times.searchsorted(start), times.searchsorted(left, side="right"))
             found[place] = bool((by_symbol[symbol]["fetched_at"].iloc[part] > label).any())
     return found

@@ -42,16 +42,16 @@ def new_readings(ctx: ScanContext) -> StepResult:
     floor = ctx.as_of - FIRST_SPAN
     with ctx.store.reading() as reader:
         newest = {row["symbol"]: row["newest"] for row in reader.rows(_NEWEST, (ctx.as_of, floor))}
-        if ctx.is_late:
-            again = reader.rows(_UNTAUGHT, (ctx.learnt_from, ctx.as_of, floor))[0]["first"]
-        else:
+        # A posterior of an earlier minute may have become known since: of a late scan, or of a trade closed by a candle
+        # that came late.
+        again = [reader.rows(_UNTAUGHT, (ctx.learnt_from, ctx.as_of, floor))[0]["first"]]
+        if not ctx.is_late:
             # A reading depends on the candles up to its minute: one that came or changed since the last finished scan
             # reaches exactly the readings from its own end on.
             arrived = reader.rows(_ARRIVED, (ctx.as_of, floor, ctx.as_of))[0]["first"]
-            again = None if arrived is None else arrived + MINUTE
+            again.append(None if arrived is None else arrived + MINUTE)
     since = min(newest.get(symbol, floor) for symbol in ctx.symbols) + MINUTE
-    if again is not None:
-        since = min(since, again)
+    since = min([since, *(first for first in again if first is not None)])
     if since > ctx.as_of:
         return StepResult(notes={"rows": 0})
     frame = readings(ctx.store, ctx.symbols, since, ctx.as_of + MINUTE, settings=ctx.settings, source=ctx.learnt_from)

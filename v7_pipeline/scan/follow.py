@@ -9,6 +9,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from v7_pipeline.alerts.outbox import alerts_for_scan
@@ -16,7 +17,7 @@ from v7_pipeline.learning.performance import HOLD_COLUMNS, hold_performance, the
 from v7_pipeline.scan.arrivals import Arrivals, arrivals, over_by, touched
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
 from v7_pipeline.scan.holds import holds_again, open_holds
-from v7_pipeline.scan.learn import closed_outcomes, learnt, win_rates_at
+from v7_pipeline.scan.learn import closed_outcomes, learnt, of_confidence, win_rates_at
 from v7_pipeline.scan.manual import changed_since, manual_outcomes
 from v7_pipeline.store.schema import TABLES, THEORY_NAMES
 from v7_pipeline.trades import OUTCOME_COLUMNS, can_be_followed, follow
@@ -56,15 +57,17 @@ SELECT w.signal_id, {_VOICES}
 FROM (SELECT unnest(?::VARCHAR[]) AS signal_id, unnest(?::VARCHAR[]) AS symbol, unnest(?::TIMESTAMPTZ[]) AS as_of) w
 JOIN theory_features f ON f.symbol = w.symbol AND f.as_of = w.as_of WHERE f.as_of BETWEEN ? AND ?
 """
-_HORIZONS = "SELECT signal_id, horizon_minutes FROM llm_signals WHERE signal_id IN (SELECT unnest(?::VARCHAR[]))"
 _RECORDED = """
 SELECT signal_id, max(recorded_at) AS at FROM manual_trades WHERE signal_id IN (SELECT unnest(?::VARCHAR[]))
 GROUP BY signal_id
 """
-_CLOSED_BY_HAND = """
-SELECT count(*) AS n FROM outcomes WHERE kind = 'manual' AND source = ? AND outcome <> 'open' AND labelled_at > ?
+# An exit closes, an edit or a voiding changes what was closed: from the trade's first exit on, what was known is other.
+_BY_HAND = """
+SELECT count(*) AS n, min(first) FILTER (action IN ('edit', 'void')) AS first
+FROM (SELECT action, recorded_at, min(recorded_at) FILTER (action = 'exit') OVER (PARTITION BY signal_id) AS first
+      FROM manual_trades WHERE source = ?)
+WHERE action <> 'entry' AND recorded_at > ? AND recorded_at <= ?
 """
-_NEXT_CANDLE = "SELECT min(open_time) AS next FROM candles WHERE symbol = ? AND open_time > ?"
 _INSTANTS = """
 SELECT as_of FROM scans WHERE source = ? AND status = 'finished' AND as_of < ?
 UNION SELECT as_of FROM win_rates WHERE source = ? AND as_of < ? ORDER BY as_of
@@ -81,10 +84,11 @@ def follow_signals(ctx: ScanContext) -> StepResult:
     """
     with ctx.store.reading() as reader:
         came = arrivals(ctx, reader)
+        by_hand = reader.rows(_BY_HAND, (ctx.source, came.scan or _BEGINNING, ctx.as_of))[0]
         again = touched(ctx, reader, came)
         signals, holds = _signals(ctx, reader, again), _holds(ctx, reader, came, again)
         manual = _manual(ctx, reader, again)
-        if signals.empty and holds.empty and not _manual_closed(ctx, reader, manual, came):
+        if signals.empty and holds.empty and not by_hand["n"]:
             writes = [_write(ctx, "outcomes", manual)] if len(manual) else []
             return StepResult(tuple(writes), _notes(0, pd.DataFrame(), 0, 0))
         candles = _candles(ctx, reader, signals, holds) if len(signals) or len(holds) else pd.DataFrame()
@@ -93,7 +97,7 @@ def follow_signals(ctx: ScanContext) -> StepResult:
         )
         writes = _written(ctx, reader, followed, sides)
         writes += [_write(ctx, "outcomes", manual)] if len(manual) else []
-        writes += [*_performance(ctx, reader, followed, sides), *_learnt(ctx, reader, followed, manual, came)]
+        writes += [*_performance(ctx, reader, followed, sides), *_learnt(ctx, reader, followed, manual, came, by_hand)]
     closed = followed[followed["outcome"] != "open"]
     news = closed[~closed["again"]].reset_index(drop=True)
     if len(news) and not ctx.is_late:
@@ -179,14 +183,6 @@ def _manual(ctx: ScanContext, reader: Any, again: pd.DataFrame) -> pd.DataFrame:
     return manual_outcomes(ctx.settings, reader, ctx.source, ctx.as_of, chosen).assign(labelled_at=_labelled_at(ctx))
 
 
-def _manual_closed(ctx: ScanContext, reader: Any, manual: pd.DataFrame, came: Arrivals) -> bool:
-    """Whether a trade of the trader's own was closed since the last finished scan; the command wrote its row then."""
-    if len(manual) and (manual["outcome"] != "open").any():
-        return True
-    rows = reader.rows(_CLOSED_BY_HAND, (ctx.source, came.since or _BEGINNING))
-    return bool(rows[0]["n"])
-
-
 def _written(ctx: ScanContext, reader: Any, followed: pd.DataFrame, sides: pd.DataFrame) -> list[Write]:
     """The outcomes; and what to take back where a revised candle left a closed trade open.
 
@@ -235,24 +231,29 @@ def _readings_of(reader: Any, closed: pd.DataFrame) -> list[dict[str, Any]]:
 # --- win rates ----------------------------------------------------------------------------------
 
 
-def _learnt(ctx: ScanContext, reader: Any, followed: pd.DataFrame, manual: pd.DataFrame, came: Arrivals) -> list[Write]:
+def _learnt(
+    ctx: ScanContext, reader: Any, followed: pd.DataFrame, manual: pd.DataFrame, came: Arrivals, by_hand: Any
+) -> list[Write]:
     """What this scan teaches where a trade closed; win_rates of earlier scans where one should have closed there.
 
     A threshold that has acted stays a fact, whatever came of the outcomes behind it.
     """
     closed = followed[followed["outcome"] != "open"]
-    by_hand = _manual_closed(ctx, reader, manual, came)
-    if closed.empty and not followed["again"].any() and not by_hand:
+    if closed.empty and not followed["again"].any() and not by_hand["n"]:
         return []
-    both = pd.concat([part for part in (followed, manual) if len(part)], ignore_index=True) if len(manual) else followed
+    rows = [*followed.to_dict("records"), *manual.to_dict("records")]
+    everything = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=pd.DataFrame(rows))
     known = _known_at(reader, closed)
-    writes: list[Write] = []
-    if came.scan is None or by_hand or (known > came.scan).any():
-        writes += learnt(ctx, reader, both)
+    if everything.empty:
+        writes: list[Write] = []
+    elif came.scan is None or by_hand["n"] or (known > came.scan).any():
+        writes = learnt(ctx, reader, everything)
+    else:
+        writes = of_confidence(ctx, reader, everything)
     if came.scan is not None:
         late = [*known[known <= came.scan], *(followed.loc[followed["again"], "exit_before"] + _MINUTE)]
+        late += [by_hand["first"]] if by_hand["first"] is not None else []
         if late:
-            everything = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=both)
             writes += _rewritten(ctx, reader, everything, min(late))
     return writes
 
@@ -270,30 +271,18 @@ def _rewritten(ctx: ScanContext, reader: Any, everything: pd.DataFrame, first: d
     made = [_write(ctx, "win_rates", pd.concat(frames, ignore_index=True))] if frames else []
     stored = reader.query(_RATES, (ctx.source, first, ctx.as_of))
     keys = {key for frame in frames for key in zip(frame["as_of"], frame["scope"], strict=True)}
-    gone = [key not in keys for key in zip(stored["as_of"], stored["scope"], strict=True)]
+    gone = np.array([key not in keys for key in zip(stored["as_of"], stored["scope"], strict=True)], dtype=bool)
     return [Write("win_rates", ctx.marked("win_rates", stored[gone]), "remove"), *made]
 
 
 def _known_at(reader: Any, closed: pd.DataFrame) -> pd.Series:
-    """When each outcome could first be known: the end of its exit's candle; of the next one, where its horizon's end
-    lay in a gap.
-    """
+    """When each outcome could first be known: the end of its exit's candle; of one by hand when it was recorded."""
     known = closed["exit_time"] + _MINUTE
     by_hand = closed[closed["kind"] == "manual"]
     if len(by_hand):
         rows = reader.rows(_RECORDED, (by_hand["signal_id"].tolist(),))
         recorded = {row["signal_id"]: pd.Timestamp(row["at"]) for row in rows}
         known[by_hand.index] = by_hand["signal_id"].map(recorded).where(lambda at: at > known[by_hand.index], known)
-    gappy = closed[
-        (closed["kind"] != "manual") & (closed["exit_reason"] == "time") & (closed["gap_minutes"].fillna(0) > 0)
-    ]
-    if len(gappy):
-        rows = reader.rows(_HORIZONS, (gappy["signal_id"].unique().tolist(),))
-        horizon = {row["signal_id"]: row["horizon_minutes"] for row in rows}
-        for place, row in zip(gappy.index, gappy.to_dict("records"), strict=True):
-            if row["exit_time"] + _MINUTE < row["entry_time"] + horizon[row["signal_id"]] * _MINUTE:
-                after = reader.rows(_NEXT_CANDLE, (row["symbol"], row["exit_time"].to_pydatetime()))[0]["next"]
-                known[place] = after + _MINUTE
     return known
 
 

@@ -23,17 +23,19 @@ from v7_pipeline.trades.frames import directions
 from v7_pipeline.trades.pnl import loss_at_stop
 
 __all__ = [
-    "about_signals", "calibrations_at", "closed_outcomes", "held_outcomes", "learnt", "of_confidence",
+    "REGIME", "about_signals", "calibrations_at", "closed_outcomes", "held_outcomes", "learnt", "of_confidence",
     "threshold_at", "threshold_history", "win_rates_at",
 ]  # fmt: skip
 
 _BASE = (
     "signal_id", "kind", "as_of", "symbol", "strategy", "side", "entry_time", "exit_time", "entry_price", "outcome",
-    "fee_preset", "source", "exit_reason", "gap_minutes",
+    "fee_preset", "slippage", "source",
 )  # fmt: skip
-_ABOUT = """s.side AS decision, s.confidence, s.analyst, s.call_id, s.stop_price, s.target_price, g.tier,
-       CASE WHEN f.p_bull IS NULL THEN NULL WHEN f.p_bull > greatest(f.p_sideways, f.p_bear) THEN 'bull'
-            WHEN f.p_bear > greatest(f.p_sideways, f.p_bull) THEN 'bear' ELSE 'sideways' END AS regime"""
+#: The likeliest state of the market at the reading `f`, as SQL; sideways where none is likelier than it.
+REGIME = """CASE WHEN f.p_bull IS NULL THEN NULL WHEN f.p_bull > greatest(f.p_sideways, f.p_bear) THEN 'bull'
+            WHEN f.p_bear > greatest(f.p_sideways, f.p_bull) THEN 'bear' ELSE 'sideways' END"""
+_ABOUT = f"""s.side AS decision, s.confidence, s.analyst, s.call_id, s.stop_price, s.target_price, g.tier,
+       {REGIME} AS regime"""
 _WITH_READING = """JOIN gated_signals g USING (signal_id)
 LEFT JOIN theory_features f ON f.symbol = s.symbol AND f.as_of = s.features_as_of"""
 _CLOSED = f"""
@@ -65,16 +67,12 @@ _CALIBRATED = (
 _JUDGED = ("paper", "shadow")
 
 
-def learnt(ctx: ScanContext, reader: Any, followed: pd.DataFrame) -> list[Write]:
-    """What is to be written once `followed` (outcomes rows of this scan, open ones too) are known beside earlier ones.
+def learnt(ctx: ScanContext, reader: Any, known: pd.DataFrame) -> list[Write]:
+    """What is to be written where `known` (as `closed_outcomes` gives it) has grown since the scan before.
 
-    win_rates whenever a BUY or SELL closed; confidence_thresholds where it begins or changes; calibrations, and what
-    HOLD forwent (hold:all), with the first that closes in an hour. Counterfactuals of HOLD alone teach nothing.
+    win_rates; confidence_thresholds where it begins or changes; calibrations, and what HOLD forwent (hold:all), with
+    the first that closes in an hour.
     """
-    closed = followed[followed["outcome"] != "open"]
-    known = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=followed)
-    if not known["signal_id"].isin(closed["signal_id"]).any():
-        return []
     held = held_outcomes(reader, source=ctx.source, as_of=ctx.as_of) if _first_of_the_hour(ctx, reader) else None
     rates = win_rates_at(known, ctx.settings, ctx.as_of, held=held)
     return [Write("win_rates", ctx.marked_rows("win_rates", rates), "upsert"), *of_confidence(ctx, reader, known)]
@@ -204,13 +202,16 @@ def _thresholds(ctx: ScanContext, reader: Any, known: pd.DataFrame) -> Iterator[
         yield str(strategy), found
 
 
-def _break_even(signals: pd.DataFrame, slippage: float) -> np.ndarray[Any, Any]:
-    """Each plan's break-even win rate, net of its outcome's fees and of slippage at the stop, from the filled entry."""
+def _break_even(signals: pd.DataFrame, default: float) -> np.ndarray[Any, Any]:
+    """Each plan's break-even win rate, net of its outcome's fees and of slippage at the stop, from the filled entry.
+
+    `default` is the slippage of rows that do not tell theirs: those of schema 4.
+    """
     rate = signals["fee_preset"].map(lambda name: fee_preset(name).rate_per_side).to_numpy(dtype=float)
     entry, stop, target = (
         signals[name].to_numpy(dtype=float) for name in ("entry_price", "stop_price", "target_price")
     )
-    direction = directions(signals["side"])
+    direction, slippage = directions(signals["side"]), signals["slippage"].astype(float).fillna(default).to_numpy()
     risk = loss_at_stop(direction, entry, stop, fee_rate=rate, slippage=slippage)
     return break_even_rate(direction * (target - entry) - rate * (entry + target), risk)
 

@@ -68,17 +68,17 @@ def follow(
     for from that candle on, in its high and low. A candle that *opens* beyond a barrier fills at its open; if that is
     the entry's own candle, the trade is entered and left at that open. Both barriers inside one candle: the stop is
     taken, `ambiguous` is true, and `optimistic_return` holds the net return of the target. Time stop: the close of the
-    last candle that opened before entry_time + horizon, as soon as that horizon's last minute or a later one is known;
-    this depends on the candles alone, never on when one looks. Market fills (entry, stop, time) lose `slippage`,
+    horizon's last minute, entry_time + horizon − 1 min; where that has no candle, the open of the next one. This
+    depends on the candles alone, never on when one looks. Market fills (entry, stop, time) lose `slippage`,
     a target fills as a limit order without it. Returns are fractions of the filled entry's notional.
 
     R = net return ÷ planned risk, where planned risk = |planned entry − stop| ÷ planned entry. A win is R >
     `breakeven_band_r`, a loss R < −`breakeven_band_r`, breakeven between. MFE and MAE are the highest and lowest price
-    of the candles from entry to exit, both counted whole, against the filled entry (Lopez de Prado 2018, ch. 3,
-    for the barriers; mirrored for shorts).
+    of the candles from entry to exit, both counted whole (of one after the horizon only its open), against the filled
+    entry (Lopez de Prado 2018, ch. 3, for the barriers; mirrored for shorts).
 
     holding_minutes runs from the entry's open to the end of the exit's candle. A trade is held through minutes without
-    candles until data return; gap_minutes counts those while it was open (a time stop's up to the horizon's end).
+    candles until data return, past its horizon too; gap_minutes counts those while it was open.
 
     A trade not closed yet is `open`: its exit and returns are missing, its entry too where no candle has come since.
     With `only_closed` such rows are left out; the index is the trade's place among `trades`.
@@ -201,7 +201,7 @@ def _untouched(n: int) -> _Traces:
 
 def _trace(path: _Path, orders: _Orders, traces: _Traces, places: Ints) -> None:
     """Follow one symbol's trades over its candles, and put what was found at `places` of `traces`."""
-    from v7_pipeline.trades.kernels import OPEN, TIME, first_touch
+    from v7_pipeline.trades.kernels import OPEN, first_touch
 
     n = len(places)
     first, last = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
@@ -211,16 +211,14 @@ def _trace(path: _Path, orders: _Orders, traces: _Traces, places: Ints) -> None:
     entered = np.flatnonzero(first >= 0)
     own, first, last, reason = places[entered], first[entered], last[entered], reason[entered]
     began, ended = path.time[first], path.time[last]
-    # A trade that ran to its time stop was open to the horizon's end, whether or not candles came until then.
-    until = np.where(reason == TIME, began + orders.horizon[entered], ended + MINUTE_US)
-    seen = last - first + 1
+    until, seen = ended + MINUTE_US, last - first + 1
     closed = reason != OPEN
     traces.entry_us[own], traces.entry[own] = began, path.open[first]
     traces.exit_us[own], traces.exit[own] = np.where(closed, ended, NO_INSTANT), price[entered]
     traces.reason[own], traces.ambiguous[own] = _REASONS[reason], ambiguous[entered].astype(bool)
     traces.highest[own], traces.lowest[own] = highest[entered], lowest[entered]
-    traces.until_us[own] = ended + MINUTE_US
-    traces.held[own] = np.where(closed, (ended + MINUTE_US - began) // MINUTE_US, np.nan)
+    traces.until_us[own] = until
+    traces.held[own] = np.where(closed, (until - began) // MINUTE_US, np.nan)
     traces.gap[own] = (until - began) // MINUTE_US - seen
 
 

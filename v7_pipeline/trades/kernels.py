@@ -87,10 +87,18 @@ def first_touch(
                 break
             k += 1
         if reason[i] == 0:
-            # Over once the horizon's last minute, or any later one, is known: a late look cannot change the answer.
-            known_over = k < n or time[k - 1] == over - _MINUTE_US
-            k -= 1
-            if known_over:
+            if time[k - 1] == over - _MINUTE_US:
+                k -= 1
                 reason[i], exit_price[i] = 3, closes[k]
+            elif k < n:
+                # The horizon ended where no candle is: nobody could leave before the next one opened.
+                high, low = max(high, opens[k]), min(low, opens[k])
+                exit_price[i] = opens[k]
+                if direction[i] * (opens[k] - stop[i]) <= 0:
+                    reason[i] = 1
+                else:
+                    reason[i] = 2 if direction[i] * (opens[k] - target[i]) >= 0 else 3
+            else:
+                k -= 1
         entry_place[i], last_place[i] = first, k
         highest[i], lowest[i] = high, low

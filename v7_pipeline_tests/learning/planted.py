@@ -23,13 +23,13 @@ AGREE = 3  # the votes' sum from which on the side is taken
 
 
 def planted_market(
-    seed: int, *, scans: int = 3000, informed: Mapping[int, float] | None = None, holds: bool = True
+    seed: int, *, scans: int = 3000, informed: Mapping[int, float] | None = None, holds: bool = True, apart: int = 30
 ) -> pd.DataFrame:
     """Performance rows, as attribution takes them, of `scans` scans of three symbols.
 
     `informed`: theory number → drift of a symbol's return, in its deviations a step, where that theory votes up (and
-    minus that where down). Scans whose votes sum to less than three are HOLDs, of which both sides are followed (not
-    without `holds`: then only what was traded is there). Deterministic for a seed.
+    minus that where down). Scans whose votes sum to less than three are HOLDs; both sides of the first in each `apart`
+    minutes are there (not without `holds`: then only what was traded is). Deterministic for a seed.
     """
     rng = np.random.default_rng(seed)
     names = len(SYMBOLS)
@@ -50,6 +50,8 @@ def planted_market(
         for side in (1, -1, 0):
             taken = np.sign(agreed[s]) == side
             at = np.flatnonzero((np.abs(agreed[s]) < AGREE) if side == 0 else (np.abs(agreed[s]) >= AGREE) & taken)
+            if side == 0:
+                at = at[np.unique(at * STEP // apart, return_index=True)[1]]
             if holds or side:
                 frames.append(_rows(s, side, at, votes[s, at], *_barriers(path, at, 1), *_barriers(path, at, -1)))
     trades = pd.concat(frames, ignore_index=True)

@@ -58,7 +58,7 @@ def test_on_noise_a_theory_is_rarely_named() -> None:
 
 @pytest.mark.slow
 def test_of_two_hundred_markets_the_two_that_know_are_found_in_four_fifths_and_others_named_in_a_twentieth() -> None:
-    judge(verdicts(range(200), TWO_KNOW, 2200), TWO_KNOW, at_most=10, least_power=0.8)
+    judge(verdicts(range(200), TWO_KNOW, 2600), TWO_KNOW, at_most=10, least_power=0.8)
 
 
 @pytest.mark.slow
@@ -74,10 +74,11 @@ def test_a_simulated_market_is_what_it_says() -> None:
     assert returns.corr().to_numpy()[np.triu_indices(3, 1)].min() > 0.2  # symbols move together
     held = (one["exit_time"] - one["entry_time"]).mean()
     assert held > timedelta(minutes=60)  # labels of hours, from scans ten minutes apart
-    traded, held = one[one["side"] != "HOLD"], one[one["side"] == "HOLD"]
-    wins = traded.groupby("side")["outcome"].apply(lambda words: (words == "win").mean())
+    noise = planted_market(1, scans=2000)
+    noise = noise[noise["theory_name"] == noise["theory_name"].iloc[0]]
+    wins = noise[noise["side"] != "HOLD"].groupby("side")["outcome"].apply(lambda words: (words == "win").mean())
     assert (wins < 0.49).all()  # reward:risk 1.5 loses more often than it wins
-    both = held[["long_r", "short_r"]] > 0
-    assert 0.3 < (both.sum(axis=1) == 0).mean() < 0.9 and abs(both.mean().diff().iloc[1]) < 0.1
+    both = noise.loc[noise["side"] == "HOLD", ["long_r", "short_r"]] > 0
+    assert (both.mean() < 0.49).all() and abs(both.mean().diff().iloc[1]) < 0.1
     votes = one["vote"].to_numpy()
     assert set(np.unique(votes)) == {-1.0, 0.0, 1.0}

@@ -80,7 +80,8 @@ def scan(runtime: Runtime, minute: int, *, at: datetime | None = None) -> StepRe
     result = follow_signals(runtime.context(as_of, f"scan-{minute}"))
     persist(runtime.store, result)
     row = dict.fromkeys(table("scans").column_names) | MARKS | {
-        "as_of": as_of, "started_at": clock.now, "symbols": SYMBOL, "status": "finished", "failures": "{}",
+        "as_of": as_of, "started_at": clock.now, "finished_at": clock.now + timedelta(seconds=1), "symbols": SYMBOL,
+        "status": "finished", "failures": "{}",
     }  # fmt: skip
     with runtime.store.transaction() as tx:
         tx.upsert("scans", arrow_rows("scans", [row]))

@@ -47,7 +47,7 @@ def put(runtime: Runtime, name: str, frame: pd.DataFrame) -> None:
 
 def fill(runtime: Runtime, scans: int = 60) -> pd.DataFrame:
     """Closed outcomes of a simulated market, HOLDs among them, with their signals and the theories' votes."""
-    rows = planted_market(3, scans=scans).assign(strategy="v7", as_of=lambda f: f["entry_time"])
+    rows = planted_market(3, scans=scans, apart=10).assign(strategy="v7", as_of=lambda f: f["entry_time"])
     trades = rows.drop_duplicates("signal_id").assign(ambiguous=False, fee_preset="none")
     held = trades[trades["side"] == "HOLD"]
     sides = [
@@ -59,7 +59,7 @@ def fill(runtime: Runtime, scans: int = 60) -> pd.DataFrame:
     for name in ("llm_signals", "gated_signals"):
         same = trades[["signal_id", "symbol", "as_of", "side", "strategy"]].reset_index(drop=True)
         signals = make_rows(name, len(trades), start=AS_OF).reset_index(drop=True)
-        put(runtime, name, signals.drop(columns=same.columns).join(same))
+        put(runtime, name, signals.drop(columns=same.columns).join(same).assign(status="answered"))
     return trades
 
 
@@ -83,7 +83,8 @@ def test_what_hold_left_out_counts_once_each_half_hour_with_what_both_sides_came
     runtime = runtime_of(settings_of())
     trades = fill(runtime)
     rows = attribute(runtime.context(AS_OF, "r")).frame("theory_attribution")
-    held = trades[(trades["side"] == "HOLD") & trades["as_of"].dt.minute.isin((0, 30))]
+    held = trades[trades["side"] == "HOLD"].sort_values("as_of")
+    held = held.groupby(["symbol", held["as_of"].dt.floor("30min")]).head(1)
     assert 0 < len(held) < (trades["side"] == "HOLD").sum()
     of_hold = rows[rows["scope"] == "side:HOLD"].set_index("theory_name")
     said = runtime.store.query("SELECT signal_id, theory_name, vote FROM theory_performance")

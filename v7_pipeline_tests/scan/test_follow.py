@@ -6,12 +6,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from v7_pipeline.scan.manual import record
+from v7_pipeline.scan.attribute import attribute
+from v7_pipeline.scan.context import persist
+from v7_pipeline.scan.features import new_readings, readings
+from v7_pipeline.scan.manual import record, revise
 from v7_pipeline.scan.runtime import Runtime
 from v7_pipeline_tests.scan.followed import MINUTE, SYMBOL, T0, put_candles, put_signal, scan, tables
 from v7_pipeline_tests.scan.watched import watched
@@ -88,8 +92,8 @@ def test_a_hold_is_found_again_after_a_long_gap_in_the_data(make_settings: Calla
     put_candles(runtime, {3_000: (99.0, 99.0, 99.0, 99.0), 3_001: CALM})
     scan(runtime, 3_002)
     rows = outcomes(runtime)
-    assert rows["exit_reason"].tolist() == ["time", "time"]
-    assert rows["gap_minutes"].tolist() == [8, 8] and rows["holding_minutes"].tolist() == [2, 2]
+    assert rows.set_index("side")["exit_reason"].to_dict() == {"BUY": "stop", "SELL": "target"}
+    assert rows["gap_minutes"].tolist() == [2_998, 2_998] and rows["holding_minutes"].tolist() == [3_001, 3_001]
 
 
 # --- candles that come late or are revised ------------------------------------------------------
@@ -176,6 +180,74 @@ def test_lesson_24_a_store_with_revised_candles_equals_one_that_had_them_from_th
         pd.testing.assert_frame_equal(told["revised"][name], frame, obj=name)
 
 
+def test_a_trade_that_closed_on_a_candle_published_after_the_scan_teaches_all_that_it_would_have(
+    make_settings: Callable[..., Any],
+) -> None:
+    runtime = world(make_settings)
+    put_signal(runtime, 0, "BUY", accepted=False)
+    put_candles(runtime, dict.fromkeys(range(-1, 7), CALM))
+    for minute in (2, 4, 6, 8):
+        scan(runtime, minute)
+    put_candles(runtime, {7: (100.0, 100.0, 98.0, 98.0), 8: CALM}, fetched=T0 + 9.5 * MINUTE)
+    scan(runtime, 10)
+    rates = runtime.store.read("win_rates").query("scope == 'shadow:all'")
+    assert rates[["as_of", "n"]].to_numpy().tolist() == [[T0 + 8 * MINUTE, 1]]
+    for name in ("confidence_thresholds", "calibrations"):
+        assert (runtime.store.read(name)["as_of"] == T0 + 10 * MINUTE).all() and len(runtime.store.read(name))
+    put_candles(runtime, {9: CALM, 10: CALM, 11: CALM}, fetched=T0 + 11.5 * MINUTE)
+    before = runtime.store.read("win_rates")
+    scan(runtime, 12)
+    pd.testing.assert_frame_equal(before, runtime.store.read("win_rates"))
+
+
+def test_readings_learn_of_a_trade_whose_last_candle_came_late(make_settings: Callable[..., Any]) -> None:
+    runtime = world(make_settings)
+    prices = 100 * np.exp(np.cumsum(np.random.default_rng(1).normal(0, 4e-5, 601)))
+    opened, closed = prices[:-1], prices[1:]
+    rows = zip(opened, np.maximum(opened, closed), np.minimum(opened, closed), closed, strict=True)
+    put_candles(runtime, dict(zip(range(-600, 0), rows, strict=True)))
+    put_candles(runtime, dict.fromkeys(range(6), CALM) | {2: (100.0, 100.0, 90.0, 90.0)})
+
+    def live(minute: int) -> None:
+        runtime.clock.now = T0 + minute * MINUTE + timedelta(seconds=5)  # type: ignore[attr-defined]
+        persist(runtime.store, new_readings(runtime.context(T0 + minute * MINUTE, "r")))
+        scan(runtime, minute)
+
+    put_signal(runtime, 0, "BUY", accepted=True)
+    for minute in (2, 4, 6):
+        live(minute)
+    put_signal(runtime, 6, "BUY", price=100.0, accepted=True)
+    put_candles(runtime, {6: CALM})
+    live(8)
+    put_candles(
+        runtime, {7: (100.0, 100.0, 98.0, 98.0)} | dict.fromkeys((8, 9, 10, 11), CALM), fetched=T0 + 9.9 * MINUTE
+    )
+    live(10)
+    live(12)
+    span = (T0 + 7 * MINUTE, T0 + 12 * MINUTE)
+    again = readings(runtime.store, (SYMBOL,), *span, settings=runtime.settings, source="demo").set_index("as_of")
+    stored = runtime.store.read("theory_features", start=span[0], end=span[1]).set_index("as_of")
+    assert stored["win_rate_n"].tolist() == again["win_rate_n"].tolist() == [1, 1, 2, 2, 2]
+
+
+def test_a_revised_outcome_reaches_attribution(make_settings: Callable[..., Any]) -> None:
+    runtime = world(make_settings, breakeven_band_r=0.05)
+    put_signal(runtime, 0, "BUY", accepted=True)
+    put_candles(runtime, dict.fromkeys(range(-1, 140), CALM))
+
+    def attributed(minute: int) -> Any:
+        scan(runtime, minute)
+        result = attribute(runtime.context(T0 + minute * MINUTE, "r"))
+        persist(runtime.store, result)
+        return bool(result.writes) and result.frame("theory_attribution")["contribution_wins"].notna().any()
+
+    scan(runtime, 2)
+    assert not attributed(12)  # a breakeven
+    put_candles(runtime, {3: (100.0, 103.0, 100.0, 102.5)}, fetched=T0 + 69 * MINUTE)
+    assert attributed(70)
+    assert not attributed(130)  # nothing new
+
+
 def test_rows_of_an_older_schema_are_labelled_again_only_where_a_candle_came(
     make_settings: Callable[..., Any],
 ) -> None:
@@ -218,6 +290,36 @@ def test_lesson_21_a_trade_by_hand_is_known_from_when_it_was_recorded_and_stands
     assert both.loc["manual", "labelled_at"] == T0 + 6 * MINUTE + timedelta(seconds=5)
     rates = runtime.store.read("win_rates").query("scope == 'all'")
     assert rates["n"].tolist() == [0] * len(rates)  # the paper's scopes do not know it
+    assert runtime.store.read("win_rates").query("scope == 'manual:all'")["n"].tolist() == [1]
     before = outcomes(runtime)
     scan(runtime, 8)
     pd.testing.assert_frame_equal(before.query("kind == 'manual'"), outcomes(runtime).query("kind == 'manual'"))
+
+
+def test_a_trade_closed_by_the_command_teaches_and_one_that_is_voided_is_forgotten(
+    make_settings: Callable[..., Any],
+) -> None:
+    runtime = world(make_settings)
+    key = put_signal(runtime, 0, "BUY", accepted=True)
+    put_candles(runtime, dict.fromkeys(range(-1, 60), CALM))
+    marks = {"source": "demo", "run_id": "t", "code_version": "0"}
+    made = {"marks": marks, "fee_usd": 0.0}
+    scan(runtime, 2)
+    record(
+        runtime.store, runtime.settings, "entry", key, price=100.0, at=T0 + 3 * MINUTE, now=T0 + 5.4 * MINUTE, **made
+    )
+    scan(runtime, 6)
+    assert runtime.store.read("win_rates").empty  # an entry teaches nothing
+    how = {"price": 99.0, "at": T0 + 4 * MINUTE, "reason": "fear"}
+    record(runtime.store, runtime.settings, "exit", key, now=T0 + 6.5 * MINUTE, **how, **made)
+    scan(runtime, 8)
+
+    def by_hand() -> list[int]:
+        return list(runtime.store.read("win_rates").query("scope == 'manual:all'")["n"])
+
+    assert by_hand() == [1]
+    scan(runtime, 10)
+    assert by_hand()[-1] == 1
+    revise(runtime.store, runtime.settings, f"{key}-exit-1", now=T0 + 13.5 * MINUTE, marks=marks, reason="no")
+    scan(runtime, 14)
+    assert by_hand() == []

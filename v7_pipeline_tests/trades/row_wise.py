@@ -35,17 +35,20 @@ def _one(row: dict[str, Any], known: list[dict[str, Any]], rate: float, slippage
     raw, reason, ambiguous, end = None, None, False, None
     for candle in path:
         if candle["open_time"] >= over:
-            raw, reason, end = seen[-1]["close"], "time", over
+            # Its last minute has no candle: it is left where the next one opens.
+            at_open = {**candle, "high": candle["open"], "low": candle["open"]}
+            seen.append(at_open)
+            raw, reason, end = candle["open"], "time", candle["open_time"] + MINUTE
+            _, touched, _ = _touched(at_open, sign, row["stop_price"], row["target_price"])
+            reason = touched or reason
             break
         seen.append(candle)
         raw, reason, ambiguous = _touched(candle, sign, row["stop_price"], row["target_price"])
+        end = candle["open_time"] + MINUTE
+        if not reason and end == over:
+            raw, reason = candle["close"], "time"
         if reason:
-            end = candle["open_time"] + MINUTE
             break
-    if reason is None:
-        end = seen[-1]["open_time"] + MINUTE
-        if end == over:
-            raw, reason = seen[-1]["close"], "time"
     assert end is not None
     told["gap_minutes"] = (end - path[0]["open_time"]) // MINUTE - len(seen)
     told |= {"entry_time": path[0]["open_time"], "entry_price": entry, "exit_reason": reason, "ambiguous": ambiguous}

@@ -87,12 +87,23 @@ def test_the_time_stop_is_the_close_of_the_last_candle_within_the_horizon() -> N
     assert row["followed_until"] == T0 + 3 * MINUTE
 
 
-def test_the_time_stop_waits_until_its_last_minute_or_a_later_one_is_known() -> None:
-    prices = candles([CALM, CALM, CALM, CALM])
+def test_a_time_stop_whose_last_minute_has_no_candle_is_left_where_the_next_one_opens() -> None:
+    prices = candles([CALM, CALM, CALM, (100.2, 100.3, 90.0, 95.0)])
     quiet_end = prices[prices["open_time"] != T0 + 2 * MINUTE]
     assert one(trade(horizon_minutes=3), quiet_end, as_of=T0 + 3 * MINUTE)["outcome"] == "open"
     row = one(trade(horizon_minutes=3), quiet_end, as_of=T0 + 4 * MINUTE)
-    assert (row["exit_reason"], row["exit_time"]) == ("time", T0 + MINUTE)
+    assert (row["exit_reason"], row["exit_time"], row["exit_price"]) == ("time", T0 + 3 * MINUTE, 100.2)
+    assert row["gap_minutes"] == 1
+    worst = -row["mae"] * row["entry_price"]
+    assert worst < 1.1  # what came after the open was not held through
+
+
+@pytest.mark.parametrize(("opened", "reason"), [(60.0, "stop"), (100.1, "time"), (160.0, "target")])
+def test_an_outage_over_the_horizons_end_is_held_until_data_return(opened: float, reason: str) -> None:
+    before, after = candles([CALM, CALM]), candles([(opened, opened, opened, opened)], start=T0 + 300 * MINUTE)
+    row = one(trade(horizon_minutes=240), pd.concat([before, after], ignore_index=True))
+    assert (row["exit_reason"], row["exit_price"], row["exit_time"]) == (reason, opened, T0 + 300 * MINUTE)
+    assert (row["gap_minutes"], row["holding_minutes"]) == (298, 301)
 
 
 def test_without_a_candle_since_the_signal_nothing_is_entered() -> None:
@@ -241,7 +252,7 @@ def test_a_gap_over_an_open_trade_is_held_through_and_counted() -> None:
     assert (row["gap_minutes"], row["holding_minutes"]) == (2, 5)
     assert pd.isna(one(trade(), prices, as_of=T0)["gap_minutes"])
     ended = one(trade(horizon_minutes=3), prices.drop(index=[1, 2]))
-    assert (ended["exit_reason"], ended["holding_minutes"], ended["gap_minutes"]) == ("time", 1, 2)
+    assert (ended["exit_reason"], ended["holding_minutes"], ended["gap_minutes"]) == ("time", 4, 2)
 
 
 def test_a_row_says_which_slippage_it_was_made_with() -> None:
@@ -411,10 +422,16 @@ def test_vectorised_windows_equal_a_walk_candle_by_candle(seed: int, side: str) 
     row = one(trade(side=side, stop_price=100 - d * 0.6, target_price=100 + d * 0.8), prices)
     expected: tuple[str | None, float] = (None, np.nan)
     entered, last = prices["open_time"].iloc[0], np.nan
+    before = entered
     for c in prices.itertuples():
         if c.open_time >= entered + timedelta(minutes=60):
-            expected = expected if expected[0] else ("time", last)
+            # left at the close of its last minute, or where that has no candle at the next open
+            late = before < entered + timedelta(minutes=59)
+            beyond_stop, beyond_target = d * (c.open - 100 + d * 0.6) <= 0, d * (c.open - 100 - d * 0.8) >= 0
+            opened = "stop" if beyond_stop else "target" if beyond_target else "time"
+            expected = (opened, c.open) if late else ("time", last)
             break
+        before = c.open_time
         adverse, favourable = (c.low, c.high) if d > 0 else (c.high, c.low)
         for price in (c.open, adverse, favourable):
             if d * (price - (100 - d * 0.6)) <= 0:
