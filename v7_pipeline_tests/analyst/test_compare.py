@@ -59,7 +59,7 @@ def decided(serve: Serve, ledger: Ledger, store: Store, *replies: Any, outcomes:
             closed.append(
                 dict.fromkeys(TABLES["outcomes"].column_names)
                 | shared
-                | {"kind": "shadow", "side": "BUY", "ambiguous": False, "fee_preset": "none", "outcome": "win"}
+                | {"kind": "shadow", "side": answer and answer.side, "ambiguous": False, "fee_preset": "none", "outcome": "win"}
                 | {"r_multiple": outcomes[symbol]}
             )
     with store.transaction() as tx:

@@ -25,10 +25,7 @@ FAULTS = {
     "every_symbol_answered": """UPDATE scans SET failures = '{"BTC-USD": "timed out"}'""",
     "ohlc_consistent": "UPDATE candles SET high = low / 2 WHERE open_time = '2026-03-03 11:58:00+00'",
     "votes_and_scores_in_range": "UPDATE theory_features SET price_momentum_vote = 1.5",
-    "scores_vary": """
-        INSERT INTO theory_features BY NAME SELECT f.* REPLACE (f.as_of - to_minutes(t.i) AS as_of,
-        f.volatility_240 * (1 + t.i / 1000) AS volatility_240)
-        FROM theory_features f, (SELECT unnest(range(1, 100)) AS i) t WHERE f.as_of = '2026-03-03 12:00:00+00'""",
+    "scores_vary": "UPDATE theory_features SET price_momentum_score = 0.5",
     "one_decision_for_each_symbol": "DELETE FROM llm_signals WHERE symbol = 'ETH-USD'",
     "every_answer_has_its_call": "UPDATE llm_signals SET call_id = 'deepseek-never-made' WHERE symbol = 'BTC-USD'",
     "every_decision_was_gated": "DELETE FROM gated_signals WHERE symbol = 'SOL-USD'",

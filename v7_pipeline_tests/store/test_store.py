@@ -112,12 +112,12 @@ def test_replace_slice_of_some_symbols_leaves_the_others(store: Store) -> None:
 
 
 def test_replace_slice_moves_a_row_whose_key_lay_in_another_day(store: Store) -> None:
-    frame = make_rows("outcomes", 2)
+    frame = make_rows("llm_signals", 2)
     with store.transaction() as tx:
-        tx.upsert("outcomes", frame)
+        tx.upsert("llm_signals", frame)
         moved = frame.assign(as_of=frame["as_of"] + timedelta(days=1))
-        tx.replace_slice("outcomes", moved, start=NEXT_DAY, end=NEXT_DAY + timedelta(days=1))
-    assert_frame_equal(store.read("outcomes"), by_key("outcomes", moved))
+        tx.replace_slice("llm_signals", moved, start=NEXT_DAY, end=NEXT_DAY + timedelta(days=1))
+    assert_frame_equal(store.read("llm_signals"), by_key("llm_signals", moved))
 
 
 def test_an_empty_frame_replaces_nothing_unless_known_to_be_empty(store: Store) -> None:
