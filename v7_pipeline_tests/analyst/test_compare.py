@@ -59,8 +59,8 @@ def decided(serve: Serve, ledger: Ledger, store: Store, *replies: Any, outcomes:
             closed.append(
                 dict.fromkeys(TABLES["outcomes"].column_names)
                 | shared
-                | {"kind": "shadow", "side": answer and answer.side, "ambiguous": False, "fee_preset": "none", "outcome": "win"}
-                | {"r_multiple": outcomes[symbol]}
+                | {"kind": "shadow", "side": answer and answer.side, "ambiguous": False, "fee_preset": "none"}
+                | {"outcome": "win", "r_multiple": outcomes[symbol]}
             )
     with store.transaction() as tx:
         tx.insert_new("llm_signals", arrow_rows("llm_signals", signals))
