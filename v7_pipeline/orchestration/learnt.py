@@ -15,9 +15,13 @@ __all__ = ["calibration_markdown", "win_rates_markdown"]
 
 
 def win_rates_markdown(rates: pd.DataFrame, *, demo: bool) -> str:
-    """A markdown table of win_rates rows of one instant: posterior mean, interval, n, and the shrunk mean beside it."""
+    """A markdown table of the newest of these win_rates rows: posterior mean, interval, n, and the shrunk mean.
+
+    A scan that labels outcomes again writes the rates of earlier instants, too.
+    """
     from v7_pipeline.orchestration.metadata import heading, markdown_table
 
+    rates = rates[rates["as_of"] == rates["as_of"].max()]
     first = rates.iloc[0]
     half = first["half_life_trades"]
     told = f"prior Beta({first['prior_alpha']:g}, {first['prior_beta']:g}), " + (
@@ -34,7 +38,9 @@ def win_rates_markdown(rates: pd.DataFrame, *, demo: bool) -> str:
         for row in rates.to_dict("records")
     )
     table = markdown_table(("scope", "win rate", "95 %", "n", "shrunk"), rows)
-    return heading(f"Win rates, {told}; breakevens not counted", demo=demo) + table
+    return (
+        heading(f"Win rates as of {first['as_of']:%Y-%m-%d %H:%M}Z, {told}; breakevens not counted", demo=demo) + table
+    )
 
 
 def calibration_markdown(row: Mapping[str, Any], *, demo: bool) -> str:

@@ -1,6 +1,7 @@
 """theory_attribution: what each theory has been worth so far, with n and intervals; new only when trades closed."""
 
 # No postponed annotations here: Dagster reads those of its decorated functions as they are.
+import json
 from typing import Any
 
 import dagster as dg
@@ -66,10 +67,14 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
         "closed_outcomes": int(result.notes["closed"]),
     }
     if is_new:
-        chart = attribution_png(rows, title=f"all, as of {since:%Y-%m-%d %H:%M}Z", demo=ctx.is_demo)
+        weights = result.frame("theory_weights")
+        evidence = weights.set_index("theory_name")["evidence"]
+        chance = rows["theory_name"].map(evidence).map(lambda told: json.loads(told)["expected_accuracy"])
+        title = f"all, as of {since:%Y-%m-%d %H:%M}Z"
+        chart = attribution_png(rows.assign(expected_accuracy=chance), title=title, demo=ctx.is_demo)
         story["accuracy_and_worth"] = dg.MetadataValue.md(in_markdown(chart, "accuracy and worth of the ten theories"))
         story["proposed_weights"] = dg.MetadataValue.md(
-            heading("Proposed weights of the rules", demo=ctx.is_demo) + _weights(result.frame("theory_weights"))
+            heading("Proposed weights of the rules", demo=ctx.is_demo) + _weights(weights)
         )
     return story
 
