@@ -88,6 +88,29 @@ def test_the_others_are_asked_the_very_same_messages_through_the_ledger(
     assert sum(one.cost_usd for one in said.values()) == pytest.approx(sum(row["cost_usd"] for row in rows))
 
 
+def test_lesson_23_every_arm_answers_every_symbols_question_and_one_that_did_not_is_not_compared(
+    serve: Serve, ledger: Ledger, store: Store
+) -> None:
+    """The first system gave each symbol of an even number to one arm for ever: it compared symbols, not analysts."""
+    first = decided(serve, ledger, store, say(BUY), say(HOLD), say(SELL), say(BUY))
+    kept = questions(store, **ALWAYS)
+    assert sorted(question.asked.symbol for question in kept) == list(SYMBOLS) and len(SYMBOLS) % 2 == 0
+    server = serve(say(SELL))
+    said = {
+        "other": ask_again(store, plan(store, analyst(ledger, server.url, name="other"), kept)),
+        "rules": {question.asked.signal_id: rules_say(question.asked) for question in kept},
+    }
+    sent = [sorted(json.dumps(request["messages"]) for request in one.requests) for one in (first, server)]
+    assert sent[0] == sent[1] == sorted(json.dumps(list(question.asked.messages)) for question in kept)
+    assert len(set(sent[0])) == len(SYMBOLS), "each symbol's own candles"
+    for answers in said.values():
+        assert set(answers) == {question.asked.signal_id for question in kept}
+    assert [(one.n, one.shared) for one in standings(kept, said)] == [(4, 4)] * 3
+    half = {key: one for place, (key, one) in enumerate(said["rules"].items()) if place % 2}
+    with pytest.raises(KeyError):
+        standings(kept, said | {"every second symbol": half})
+
+
 def test_what_was_answered_before_is_not_asked_again_abstentions_included(
     serve: Serve, ledger: Ledger, store: Store
 ) -> None:

@@ -146,7 +146,7 @@ def judged(frame: pd.DataFrame, **changes: object) -> Calibration:
     return calibration(frame, **({"as_of": LATER, "min_effective_n": 30} | changes))  # type: ignore[arg-type]
 
 
-def test_lesson_23_each_figure_is_told_with_what_it_rests_on():
+def test_lesson_22_each_figure_is_told_with_what_it_rests_on():
     found = judged(of_forecaster(20, 1, lambda c: c))
     assert found.n == 20 and found.method == "none" and np.isnan(found.skill) and np.isnan(found.slope)
     assert found.words == "too few to judge: 20 outcomes, worth 20.0 independent ones; 30 are needed"
