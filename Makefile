@@ -50,6 +50,8 @@ bench: $(BENCH)/.installed   ## print the measured figures, the theories' beside
 	$(BENCH)/bin/python benchmarks/theories.py
 	$(BENCH)/bin/python benchmarks/backfill.py
 	$(BENCH)/bin/python benchmarks/ftmo.py
+	$(BENCH)/bin/python benchmarks/outcomes.py
+	$(BENCH)/bin/python benchmarks/attribution.py
 	$(BENCH)/bin/python benchmarks/analyst.py
 	$(BENCH)/bin/python benchmarks/scan.py
 	$(BENCH)/bin/python benchmarks/start.py
