@@ -1,10 +1,12 @@
 """Write the documentation pages that are made from the code: data dictionary, reason codes, checks, settings, theories.
 
-Run `python scripts/make_docs.py` after a change; a test compares the pages with what this would write.
+Run `python scripts/make_docs.py` after a change; a test compares the pages with what this would write, and so does
+`python scripts/make_docs.py --check`, which writes nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
 import sys
@@ -222,15 +224,31 @@ def pages() -> dict[str, Callable[[], str]]:
     return PAGES | {f"theories/{name}.md": partial(theory, name) for name in THEORY_NAMES}
 
 
-def main() -> None:
-    """Write every page; print which changed."""
-    for name, make in pages().items():
-        path, text = DOCS / name, make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_text() != text:
-            path.write_text(text)
-            print(f"wrote docs/{name}", file=sys.stderr)
+def stale() -> dict[str, str]:
+    """What the pages that are missing or old should hold, by their path below docs/."""
+    made = {name: make() for name, make in pages().items()}
+    return {
+        name: text
+        for name, text in made.items()
+        if not (DOCS / name).is_file() or (DOCS / name).read_text(encoding="utf-8") != text
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write what changed and print its names; with --check only print them, and 1 where there are any."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 and names where pages are old")
+    check = parser.parse_args(arguments).check
+    old = stale()
+    for name, text in old.items():
+        if not check:
+            (DOCS / name).parent.mkdir(parents=True, exist_ok=True)
+            (DOCS / name).write_text(text, encoding="utf-8")
+        print(f"{'old: ' if check else 'wrote '}docs/{name}", file=sys.stderr)
+    if check and old:
+        print("run python scripts/make_docs.py", file=sys.stderr)
+    return int(check and bool(old))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

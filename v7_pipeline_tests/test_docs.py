@@ -38,6 +38,36 @@ def test_a_generated_page_is_current(name: str) -> None:
     assert written == generator().pages()[name](), f"docs/{name} is old; run python scripts/make_docs.py"
 
 
+def test_check_names_old_and_missing_pages_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = generator()
+    few = {"checks.md": lambda: "new\n", "theories/one.md": lambda: "one\n", "same.md": lambda: "same\n"}
+    monkeypatch.setattr(made, "DOCS", tmp_path)
+    monkeypatch.setattr(made, "pages", lambda: few)
+    (tmp_path / "checks.md").write_text("old\n")
+    (tmp_path / "same.md").write_text("same\n")
+    assert made.main(["--check"]) == 1
+    told = capsys.readouterr().err
+    assert "old: docs/checks.md\nold: docs/theories/one.md\n" in told and "same" not in told
+    assert (tmp_path / "checks.md").read_text() == "old\n" and not (tmp_path / "theories").exists()
+    assert made.main([]) == 0 and "wrote docs/theories/one.md" in capsys.readouterr().err
+    assert (tmp_path / "checks.md").read_text() == "new\n"
+    assert made.main(["--check"]) == 0 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("argument", ["--chek", "settings.md", "-x"])
+def test_what_the_generator_does_not_know_is_refused_and_writes_nothing(
+    argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = generator()
+    monkeypatch.setattr(made, "DOCS", tmp_path)
+    with pytest.raises(SystemExit) as refused:
+        made.main([argument])
+    assert refused.value.code == 2 and argument in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 # --- links --------------------------------------------------------------------------------
 
 
