@@ -250,6 +250,17 @@ def test_a_label_made_anew_is_drawn_as_it_is_now_and_of_rewritten_win_rates_the_
     )
 
 
+def test_a_scan_that_only_takes_win_rates_back_shows_none(make_settings: Callable[..., Any]) -> None:
+    runtime = watched(make_settings, symbols=SYMBOL, horizon_minutes=10)
+    put_signal(runtime, 0, "BUY", accepted=True)
+    put_candles(runtime, dict.fromkeys(range(-1, 3), CALM) | {3: RISE})
+    assert "win_rates" in materialised(runtime, 4)["outcomes"]
+    put_candles(runtime, {3: CALM}, fetched=T0 + 5 * MINUTE)
+    shown = materialised(runtime, 6)["outcomes"]
+    assert shown["relabelled"] == 1 and told(shown) == ALWAYS
+    assert runtime.store.read("win_rates").empty and set(runtime.store.read("outcomes")["outcome"]) == {"open"}
+
+
 def test_of_win_rates_of_several_instants_the_newest_are_told() -> None:
     row = {
         "scope": "all", "mean": 0.6, "lower": 0.5, "upper": 0.7, "n": 9, "n_eff": 8.0, "shrunk_mean": None,
