@@ -114,8 +114,10 @@ def closed_outcomes(reader: Any, *, source: str, as_of: datetime, also: pd.DataF
     if len(stored):
         stored = stored[~_keys(stored).isin(_keys(new))]
     new = new[new["outcome"] != "open"]
+    if new.empty:
+        return stored
     if len(stored):
-        new = pd.concat([stored, new], ignore_index=True) if len(new) else stored
+        new = pd.concat([stored, new], ignore_index=True)
     return new.sort_values(["exit_time", "signal_id", "kind"], ignore_index=True)
 
 

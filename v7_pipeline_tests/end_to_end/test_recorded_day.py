@@ -176,7 +176,9 @@ def test_lesson_02_buy_sell_and_hold_each_travel_the_whole_graph(lived: Lived) -
     sides = signals["side"].value_counts().to_dict()
     print(f"\n{len(INSTANTS)} scans: {sides}, {int(gated['accepted'].sum())} accepted, {len(outcomes)} outcomes")
     assert set(sides) == {"BUY", "SELL", "HOLD"}
-    closed = outcomes[outcomes["outcome"] != "open"]
+    # Of a HOLD both sides are followed, and it is judged once both have closed.
+    decided = outcomes["signal_id"].isin(signals.loc[signals["side"] != "HOLD", "signal_id"])
+    closed = outcomes[decided & (outcomes["outcome"] != "open")]
     judged = set(lived.day["theory_performance"]["signal_id"])
     for side in ("BUY", "SELL"):
         assert gated.loc[gated["side"] == side, "accepted"].any(), f"no {side} was accepted"
