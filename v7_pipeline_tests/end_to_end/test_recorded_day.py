@@ -212,7 +212,10 @@ def test_lesson_07_hold_opens_nothing(lived: Lived) -> None:
     gated = lived.day["gated_signals"]
     holds = set(lived.day["llm_signals"].query("side == 'HOLD'")["signal_id"])
     assert not gated[gated["signal_id"].isin(holds)]["accepted"].any()
-    assert not holds & set(lived.day["outcomes"]["signal_id"])
+    # What it left out is followed, on both sides, and is nobody's trade.
+    left_out = lived.day["outcomes"].query("signal_id in @holds")
+    assert set(left_out["kind"]) == {"shadow"} and set(left_out["side"]) == {"BUY", "SELL"}
+    assert left_out[["quantity", "pnl_usd"]].isna().all(axis=None)
 
 
 def test_lesson_03_no_hour_has_more_accepted_signals_than_its_limit_and_no_symbol_has_them_all(lived: Lived) -> None:
