@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from v7_pipeline.learning.blocks import TimeBlocks
+from v7_pipeline.learning.statistics import holm
 
 __all__ = ["Direction", "Strata", "Tested", "direction", "permutation_p", "step_down", "strata_of"]
 
@@ -135,9 +136,8 @@ def step_down(
                 cell = cell * 3 + signs[:, j].astype(np.int64) + 1
             strata = strata_of(symbol, cell, start, end, blocks)
             found, cells = direction(signs, outcome, weights, strata), len(strata.symbol)
-    for place, j in enumerate(left):
-        reached = max(reached, min(1.0, now[j] * (len(left) - place)))
-        p[j], adjusted[j], excess[j] = now[j], reached, found.excess[j]
+    p[left], excess[left] = now[left], found.excess[left]
+    adjusted[left] = np.maximum(reached, holm(now[left]))
     return Tested(excess, p, adjusted)
 
 

@@ -10,6 +10,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss
+from sklearn.metrics import log_loss as sklearn_log_loss
 
 from v7_pipeline.learning.calibration import (
     Calibration,
@@ -96,19 +100,17 @@ def test_what_is_no_forecast_or_no_result_is_refused(happened, forecast, told):
 @given(pairs)
 @settings(max_examples=30, deadline=None)
 def test_the_isotonic_map_is_scikit_learns(rows):
-    isotonic = pytest.importorskip("sklearn.isotonic")
     y, p, w = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
-    theirs = isotonic.IsotonicRegression(out_of_bounds="clip").fit(p / 100, y, sample_weight=w)
+    theirs = IsotonicRegression(out_of_bounds="clip").fit(p / 100, y, sample_weight=w)
     at = np.linspace(0, 1, 21)
     assert fit_isotonic(y, p / 100, w)(at) == pytest.approx(theirs.predict(at), abs=1e-9)
 
 
 def test_scores_are_scikit_learns():
-    metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(3)
     y, p, w = rng.integers(0, 2, 50), rng.uniform(0.01, 0.99, 50), rng.uniform(0.1, 1, 50)
-    assert brier(y, p, w).score == pytest.approx(metrics.brier_score_loss(y, p, sample_weight=w))
-    assert log_loss(y, p, w) == pytest.approx(metrics.log_loss(y, p, sample_weight=w))
+    assert brier(y, p, w).score == pytest.approx(brier_score_loss(y, p, sample_weight=w))
+    assert log_loss(y, p, w) == pytest.approx(sklearn_log_loss(y, p, sample_weight=w))
 
 
 def test_the_logistic_slope_finds_a_planted_distortion_and_is_finite_for_one_class_or_equal_forecasts():
@@ -120,6 +122,27 @@ def test_the_logistic_slope_finds_a_planted_distortion_and_is_finite_for_one_cla
     assert np.isfinite(logistic_recalibration([1, 1, 1], [0.9, 0.99, 1.0])).all()
     assert np.isfinite(logistic_recalibration([1, 0, 1], [0.6, 0.6, 0.6])).all()
     assert logistic_recalibration([], []) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("ridge", [1e-9, 1.0, 30.0])
+def test_the_logistic_line_is_scikit_learns_but_is_pulled_towards_the_confidence_and_not_towards_none(ridge):
+    """Without a penalty they are one. With one, scikit-learn pulls the slope to 0, ours both to "as given", (0, 1)."""
+    rng = np.random.default_rng(6)
+    p, w = rng.uniform(0.05, 0.95, 300), rng.uniform(0.2, 1, 300)
+    odds = np.log(p / (1 - p))
+    y = (rng.random(300) < 1 / (1 + np.exp(0.4 - 0.5 * odds))).astype(float)
+    intercept, slope = logistic_recalibration(y, p, w, ridge=ridge)
+    theirs = LogisticRegression(C=1e9, tol=1e-10, max_iter=1000).fit(odds[:, None], y, sample_weight=w)
+    free = (float(theirs.intercept_[0]), float(theirs.coef_[0, 0]))
+    if ridge < 1e-6:
+        assert (intercept, slope) == pytest.approx(free, abs=1e-5)
+
+    def cost(a: float, b: float) -> float:
+        loss = np.sum(w) * sklearn_log_loss(y, 1 / (1 + np.exp(-(a + b * odds))), sample_weight=w)
+        return loss + ridge / 2 * (a**2 + (b - 1) ** 2)
+
+    around = [cost(intercept + 1e-3 * i, slope + 1e-3 * j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    assert min(around) == around[4] and around[4] <= cost(*free) + 1e-9
 
 
 def test_the_platt_map_never_turns_a_confidence_upside_down():

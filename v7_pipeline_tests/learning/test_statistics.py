@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from itertools import permutations
+from math import sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import normal_sample_size_one_tail
+from statsmodels.stats.proportion import proportion_confint
 
 from v7_pipeline.learning.statistics import (
     average_uniqueness,
@@ -30,6 +36,13 @@ BH_1995 = [
 
 def test_wilson_12_of_20_is_the_reference_value():
     assert wilson(12, 20) == pytest.approx((0.386582, 0.781193), abs=5e-7)
+
+
+@given(st.floats(0.1, 500), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.99]))
+@settings(max_examples=60, deadline=None)
+def test_wilson_is_statsmodels_for_fractional_counts_too(n, share, level):
+    theirs = proportion_confint(n * share, n, alpha=1 - level, method="wilson")
+    assert wilson(n * share, n, level) == pytest.approx(theirs, abs=1e-9)
 
 
 def test_wilson_of_nothing_is_missing_and_of_the_impossible_refused():
@@ -55,6 +68,36 @@ def test_benjamini_hochberg_1995_example_rejects_4_bonferroni_3_holm_3():
     assert (holm(p) <= 0.05).sum() == 3
 
 
+p_lists = st.lists(st.integers(0, 1000).map(lambda k: k / 1000), min_size=1, max_size=12)
+
+
+@given(p_lists)
+@settings(max_examples=80, deadline=None)
+def test_adjusted_p_values_are_statsmodels(p):
+    assert benjamini_hochberg(p) == pytest.approx(multipletests(p, method="fdr_bh")[1], abs=1e-12)
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-12)
+
+
+def test_of_ten_fair_coins_one_shows_14_of_20_in_0_448_of_cases_and_holm_names_one_in_under_0_05():
+    assert 1 - binom.cdf(13, 20, 0.5) ** 10 == pytest.approx(0.448, abs=5e-4)
+    # Holm names one where the least p, times ten, is at most 5 %: 17 heads (p = .0013), not 16 (.0059).
+    p = binom.sf(np.arange(20), 20, 0.5)  # of at least 1 … 20 heads
+    named = [heads for heads, one in enumerate(p, 1) if holm([one, *[1.0] * 9])[0] <= 0.05]
+    assert named[0] == 17
+    assert 1 - binom.cdf(16, 20, 0.5) ** 10 == pytest.approx(0.0128, abs=5e-5)
+
+
+def test_to_show_55_against_50_takes_616_and_of_ten_theories_1_165_as_the_documentation_says():
+    """One-sided 5 %, power 80 %, each rate's own variance; in whole outcomes 617 and 1,166 reach the power."""
+    needed = [normal_sample_size_one_tail(0.05, 0.8, alpha, 0.5, sqrt(0.55 * 0.45)) for alpha in (0.05, 0.005)]
+    assert [round(n) for n in needed] == [616, 1165]
+    docs = Path(__file__).parents[2] / "docs"
+    told = " ".join((docs / "attribution.md").read_text(encoding="utf-8").split())
+    assert "55 % against 50 % takes 616 independent outcomes to show with 80 % power, 1,165 if ten theories" in told
+    told = " ".join((docs / "learning.md").read_text(encoding="utf-8").split())
+    assert "to tell 55 from 50 % takes 616 trades" in told
+
+
 def _by_definition(p: list[float], level: float) -> tuple[int, int]:
     """Rejections of Benjamini–Hochberg's step-up and Holm's step-down, each counted from its definition."""
     ordered, m = sorted(p), len(p)
@@ -63,10 +106,7 @@ def _by_definition(p: list[float], level: float) -> tuple[int, int]:
     return up, down
 
 
-@given(
-    st.lists(st.integers(0, 1000).map(lambda k: k / 1000), min_size=1, max_size=12),
-    st.sampled_from([0.051, 0.203]),
-)
+@given(p_lists, st.sampled_from([0.051, 0.203]))
 @settings(max_examples=80, deadline=None)
 def test_adjusted_p_values_reject_what_the_definitions_reject(p, level):
     up, down = _by_definition(p, level)
