@@ -95,7 +95,7 @@ def attribute(ctx: ScanContext) -> StepResult:
         last = before["last"]
         since, knew = last or _BEGINNING, before["knew"] or _BEGINNING
         if ctx.is_late:
-            knew = ctx.wall_clock()  # all that a scan of the past labels is labelled now, and nothing for the second time
+            knew = ctx.wall_clock()  # what a scan of the past labels is labelled for the first time
         closed = reader.rows(_CLOSED, (since, knew, ctx.source, ctx.as_of))[0]
         news = closed["news"] and since < ctx.as_of.replace(minute=0, second=0, microsecond=0)
         performance = reader.query(_PERFORMANCE, (ctx.source, ctx.as_of) * 2) if news else pd.DataFrame()

@@ -176,6 +176,14 @@ def test_shapley_of_the_weighted_majority_5_4_2_1_is_2_3_1_6_1_6():
     assert shapley(_game(3, lambda s: float(sum((4, 2, 1)[i] for i in s) >= 5))) == pytest.approx([2 / 3, 1 / 6, 1 / 6])
 
 
+def test_ten_theories_are_1_024_coalitions_and_exact():
+    """The airport game of ten: whoever needs a metre pays its share with all who need it, too."""
+    game = _game(10, lambda s: max((i + 1 for i in s), default=0))
+    assert len(game) == 1024
+    expected = np.cumsum([1 / (10 - i) for i in range(10)])
+    assert shapley(game) == pytest.approx(expected, abs=1e-12)
+
+
 @given(st.lists(st.floats(-10, 10), min_size=16, max_size=16))
 @settings(max_examples=40, deadline=None)
 def test_shapley_is_the_mean_marginal_gain_over_all_orders(worth):
