@@ -21,8 +21,9 @@ __all__ = ["HALF_LIFE_TRADES", "RAISE_AT", "RETURN_AT", "LearntThreshold", "brea
 Floats = npt.NDArray[np.float64]
 
 #: Effective later trades by which an outcome's weight halves. At 50 the evidence stays below 72 trades (50 ÷ ln 2), so
-#: that an edge which fell from 50 to 20 % of wins is refused after some 90 trades, and believed again as soon. Of 200
-#: analysts who won 50 % where 40 % break even, 1 % were refused anything in 1,000 trades; of 100 with 45 %, 27 %.
+#: that an edge which fell from 50 to 20 % of wins is refused after 90 trades in the median, and believed again within
+#: 200. Of 200 analysts who won 50 % where 40 % break even, 2 were refused anything in 1,000 trades; of 200 with 45 %,
+#: 32 (`python benchmarks/threshold.py`; docs/learning.md has the intervals).
 HALF_LIFE_TRADES = 50.0
 #: Posterior probability of losing money at which a confidence is refused, and below which it is let in again. Apart,
 #: so that the threshold does not flicker.

@@ -8,30 +8,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from v7_pipeline.learning.threshold import LearntThreshold, break_even_rate, learnt_threshold
+from v7_pipeline.learning.threshold import break_even_rate
+from v7_pipeline_tests.learning.analysts import (
+    EVEN,
+    FLOOR,
+    LOST_AND_REGAINED,
+    came_back,
+    lived,
+    muted_after,
+    step,
+    trades,
+)
 from v7_pipeline_tests.learning.frames import EPOCH
-
-FLOOR = 0.55
-EVEN = 0.4
-
-
-def trades(confidence: object, won: object, *, start: int = 0, **changes: object) -> pd.DataFrame:
-    """Closed outcomes one after another, ten minutes each."""
-    won = np.asarray(won, dtype=bool)
-    entry = EPOCH + pd.to_timedelta(10 * (start + np.arange(len(won))), unit="min")
-    frame = pd.DataFrame({"entry_time": entry, "exit_time": entry + pd.Timedelta(minutes=5)})
-    frame = frame.assign(outcome=np.where(won, "win", "loss"), confidence=confidence, break_even=EVEN)
-    return frame.assign(**changes)
 
 
 def pattern(n: int, wins_of_ten: int) -> np.ndarray:
     return np.arange(n) % 10 < wins_of_ten
-
-
-def step(frame: pd.DataFrame, previous: float | None = FLOOR, **changes: object) -> LearntThreshold:
-    as_of = (EPOCH + pd.Timedelta(days=400)).to_pydatetime()
-    given: dict[str, object] = {"as_of": as_of, "floor": FLOOR, "previous": previous, "min_effective_n": 30}
-    return learnt_threshold(frame, **(given | changes))
 
 
 def test_lesson_29_a_confidence_that_loses_money_is_refused_and_a_higher_one_that_earns_is_not():
@@ -116,45 +108,24 @@ def test_break_even_is_risk_over_risk_and_reward():
     assert np.isnan(break_even_rate(1.0, 0.0))
 
 
-def lived(rates: np.ndarray, seed: int, every: int) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence of each signal and the threshold that it met, of an analyst who wins at these rates."""
-    rng = np.random.default_rng(seed)
-    frame = trades(rng.uniform(FLOOR, 0.9, len(rates)), rng.random(len(rates)) < rates)
-    path, now = np.empty(len(rates)), None
-    for i in range(0, len(rates), every):
-        if i:  # what is older than twelve half-lives weighs nothing
-            as_of = (EPOCH + pd.Timedelta(minutes=10 * i)).to_pydatetime()
-            now = step(frame.iloc[max(0, i - 600) : i], now, as_of=as_of).threshold
-        path[i : i + every] = FLOOR if now is None else now
-    return frame["confidence"].to_numpy(), path
-
-
-LOST_AND_REGAINED = np.repeat([0.5, 0.2, 0.5], [200, 200, 300])
-
-
-def is_muted_and_comes_back(seed: int, every: int) -> tuple[bool, bool]:
-    confidence, met = lived(LOST_AND_REGAINED, seed, every)
-    refused = confidence < met
-    muted = any(refused[i : i + 20].all() for i in range(200, 400))
-    return muted, bool((~refused[600:]).mean() > 0.9)
-
-
 def test_an_analyst_that_loses_its_edge_for_200_trades_is_muted_and_comes_back():
-    assert is_muted_and_comes_back(seed=1, every=10) == (True, True)
+    refused = lived(LOST_AND_REGAINED, seed=1, every=10)
+    assert muted_after(refused) < 200 and came_back(refused)
 
 
 @pytest.mark.slow
 def test_most_analysts_that_lose_their_edge_are_muted_and_come_back():
-    """Muted: at least 20 signals in a row refused, whatever their confidence; back: over 90 % of the last 100 pass.
+    """A band of high confidences may be lucky for 200 trades, so that not every one is refused wholly.
 
-    A band of high confidences may be lucky for 200 trades, so that not every one is refused wholly.
+    `python benchmarks/threshold.py` prints the figures of the documentation, learnt after each trade.
     """
-    muted, back = np.mean([is_muted_and_comes_back(seed, every=10) for seed in range(40)], axis=0)
-    assert muted >= 0.8 and back >= 0.9
+    runs = [lived(LOST_AND_REGAINED, seed, every=10) for seed in range(40)]
+    assert np.mean([muted_after(one) < 200 for one in runs]) >= 0.8
+    assert np.mean([came_back(one) for one in runs]) >= 0.9
 
 
 @pytest.mark.slow
 def test_an_analyst_without_trouble_is_muted_in_at_most_5_of_100_runs():
     """Wins 50 % where 40 % break even, 1,000 trades, 200 runs: the threshold leaves its floor in at most 5 %."""
-    left = [(lived(np.full(1000, 0.5), 10_000 + seed, every=20)[1] > FLOOR).any() for seed in range(200)]
+    left = [lived(np.full(1000, 0.5), 10_000 + seed, every=20).any() for seed in range(200)]
     assert np.mean(left) <= 0.05
