@@ -1,4 +1,4 @@
-"""The `v7 llm` commands: what was asked of an analyst and what it said, shown, read again, exported, compared.
+"""The `v7 llm` commands: an analyst's questions and answers shown, read again, exported, compared, asked once more.
 
 Arguments in, one sentence out where they are wrong; the work is done in analyst/ and scan/.
 """
@@ -22,7 +22,8 @@ from v7_pipeline.cli_common import Demo, settings_of, store_of
 from v7_pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from v7_pipeline.scan.compare import Standing
+    from v7_pipeline.scan.compare import Plan, Standing
+    from v7_pipeline.scan.leave_out import Effect
     from v7_pipeline.store import Store
 
 __all__ = ["app"]
@@ -32,9 +33,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="The ledger's calls: show one, read a reply again, export them, compare analysts.",
+    help="The ledger's calls: show one, read a reply again, export them, compare analysts, leave a theory out.",
     epilog="Examples: `v7 llm show CALL_ID` · `v7 llm replay SIGNAL_ID` · `v7 llm export --output calls.jsonl` · "
-    "`v7 llm compare --with rules`",
+    "`v7 llm compare --with rules` · `v7 llm leave-out --theory price_momentum`",
 )
 
 First = Annotated[str | None, typer.Option("--from", help="First UTC day of the scans, such as 2023-12-01.")]
@@ -210,6 +211,77 @@ def compare(
     )
 
 
+@app.command(
+    epilog="Examples: `v7 llm leave-out --theory price_momentum --theory market_regime` · `v7 llm leave-out --limit 60 "
+    "--from 2023-12-01 --to 2023-12-12 --yes --json`"
+)
+def leave_out(
+    theory: Annotated[list[str] | None, typer.Option("--theory", help="A theory; repeat. Default: all ten.")] = None,
+    first: First = None,
+    last: Last = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Questions: the newest so many.")] = 20,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask without confirming the cost.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+    demo: Demo = None,
+) -> None:
+    """The ledger's newest decided questions once more, without a theory and (the control) unchanged: what changes?
+
+    Calls go through the ledger under the budgets, and decide nothing; what was answered before is not asked again.
+    """
+    from dataclasses import asdict
+
+    from v7_pipeline.console import RichTeller, out
+    from v7_pipeline.scan import compare as comparing
+    from v7_pipeline.scan import leave_out as leaving
+    from v7_pipeline.store.schema import THEORY_NAMES
+
+    start, end = _span(first, last)
+    settings = settings_of(demo)
+    theories = list(dict.fromkeys(theory or THEORY_NAMES))
+    if unknown := [name for name in theories if name not in THEORY_NAMES]:
+        raise ClickException(f"--theory {unknown[0]}: no such theory; choose from {', '.join(THEORY_NAMES)}")
+    store = store_of(settings)
+    name = leaving.answered_last(store, start=start, end=end)
+    if name is None:
+        raise ClickException("the ledger holds no decided question of that time; widen --from and --to, or scan first")
+    _check_can_ask(name, settings)
+    decided = comparing.questions(store, start=start, end=end, limit=limit, answered_by=name)
+    teller = RichTeller(out(stderr=True))
+    with _services(settings, [name]) as runtime:
+        analyst = runtime.paid_analyst(name, _marks(settings, "leave-out"))
+        kept = leaving.kept(store, analyst, decided)
+        if not kept:
+            raise ClickException(
+                f"none of these {len(decided)} questions was decided by {name}'s model and parameters of today, and no "
+                f"other can be asked unchanged; choose other days, or set them as they were"
+            )
+        planned = leaving.arms(store, analyst, kept, theories)
+        if len(decided) > len(kept):
+            teller.line(f"{len(decided) - len(kept)} decided by another model or other parameters are left out")
+        for line in _price(list(planned.values()), settings, asked=len(kept)):
+            teller.line(line)
+        if any(plan.to_ask for plan in planned.values()) and not yes:
+            typer.confirm("Ask them?", abort=True, err=True)
+        try:
+            # Arm by arm: an arm's prompts begin alike, which the provider's cache makes cheaper.
+            said = {arm: comparing.ask_again(store, plan, teller.progress) for arm, plan in planned.items()}
+        finally:
+            teller.finish()
+    found = leaving.effects(kept, said, leaving.closed(store, kept), least=settings.min_effective_n)
+    first_at, last_at = (f"{question.asked.as_of:%Y-%m-%d %H:%M}Z" for question in (kept[0], kept[-1]))
+    is_demo = settings.mode == "demo"
+    if as_json:
+        rows = [asdict(effect) for effect in found]
+        head = {"demo": is_demo, "analyst": name, "questions": len(kept), "first": first_at, "last": last_at}
+        typer.echo(json.dumps(head | {"control": rows[0], "theories": rows[1:], "cannot_tell": _CANNOT_TELL}))
+        return
+    console = out()
+    mark = " — DEMO" if is_demo else ""
+    console.print(f"{len(kept)} questions to {name}, {first_at} … {last_at}{mark}", markup=False)
+    console.print(_effects(found))
+    console.print(_meaning(found, settings.min_effective_n), markup=False)
+
+
 # --- show -----------------------------------------------------------------------------------
 
 
@@ -357,11 +429,11 @@ def _check_names(names: Sequence[str], settings: Settings) -> None:
             )
 
 
-def _marks(settings: Settings) -> dict[str, str]:
+def _marks(settings: Settings, what: str = "compare") -> dict[str, str]:
     from v7_pipeline import __version__
 
     now = datetime.now(UTC)
-    return {"source": settings.source, "run_id": f"compare-{now:%Y%m%dT%H%M%SZ}", "code_version": __version__}
+    return {"source": settings.source, "run_id": f"{what}-{now:%Y%m%dT%H%M%SZ}", "code_version": __version__}
 
 
 @contextmanager
@@ -415,6 +487,81 @@ def _standings(rows: Sequence[Standing]) -> Any:
             f"{mean_r} (n = {row.n_r}{opposite})",
         )
     return table
+
+
+# --- leave-out ------------------------------------------------------------------------------
+
+_CANNOT_TELL = (
+    "It holds for this prompt and this model only: what a theory adds to the others in these words. Theories that say "
+    "the same replace one another, so that neither may seem to matter. Other words alone move a model's answers: some "
+    "of what exceeds the control may be the missing words. A changed answer is not a worse one. Neighbouring questions "
+    "share most of their facts and count as if they did not; runs over other theories are not corrected together."
+)
+
+
+def _check_can_ask(name: str, settings: Settings) -> None:
+    if name == "deepseek" and settings.mode != "demo" and settings.deepseek_api_key is None:
+        raise ClickException("deepseek answered these questions, and to ask it again needs DEEPSEEK_API_KEY; set it")
+    if name != "deepseek" and name not in settings.listed_analysts:
+        raise ClickException(f"{name} answered these questions; list it in V7_ANALYSTS_FILE to ask it again")
+
+
+def _price(plans: Sequence[Plan], settings: Settings, *, asked: int) -> Iterator[str]:
+    """What asking costs at most, arm by arm and in all, beside what the budgets hold."""
+    from v7_pipeline.analyst.ledger import Ledger
+
+    for plan in plans:
+        held = f"{len(plan.held)} answered before, {len(plan.to_ask)} to ask"
+        yield f"{plan.analyst.name}: {asked} questions, {held}: ${plan.worst_usd:.4f} at most"
+    budgets = {"daily_budget_usd": settings.daily_budget_usd, "monthly_budget_usd": settings.monthly_budget_usd}
+    left = Ledger(store_of(settings), **budgets, provenance=_marks(settings)).spent(datetime.now(UTC))
+    yield (
+        f"in all {sum(len(plan.to_ask) for plan in plans)} to ask: ${sum(plan.worst_usd for plan in plans):.4f} at "
+        f"most, an attempt each; a retry or a repair reserves anew. The budgets, which scans share, hold "
+        f"${max(min(left.day_room, left.month_room), 0):.2f} now; what they do not hold is left for another day"
+    )
+    if asked < settings.min_effective_n:
+        yield f"below {settings.min_effective_n} questions (V7_MIN_EFFECTIVE_N) no theory gets a verdict; see --limit"
+
+
+def _effects(rows: Sequence[Effect]) -> Any:
+    from rich.table import Table
+
+    table = Table(expand=False)
+    for column in ("without", "verdict", "n", "side changed", "Holm p", "confidence", "mean R", "unanswered", "cost"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        low, high = row.interval or (0.0, 1.0)
+        interval = f"{row.changed / row.n:.1%} ({low:.1%} … {high:.1%})" if row.n else "–"
+        control = f", control {row.control_changed / row.n:.1%}" if row.n and row.theory else ""
+        r = [_signed(value, "+.2f") for value in (row.mean_r, row.control_mean_r, row.decided_mean_r)]
+        table.add_row(
+            row.theory or "nothing",
+            row.verdict,
+            str(row.n),
+            interval + control,
+            "–" if row.holm_p is None else f"{row.holm_p:.3f}",
+            f"{_signed(row.confidence)}, control {_signed(row.control_confidence)} (n = {row.n_kept})",
+            f"{r[0]}, control {r[1]}, decided {r[2]} (n = {row.n_r}, {row.opposite} opposite)",
+            ", ".join(f"{reason} {count}" for reason, count in sorted(row.unanswered.items())) or "0",
+            f"${row.cost_usd:.4f}",
+        )
+    return table
+
+
+def _meaning(rows: Sequence[Effect], least: int) -> str:
+    waiting = sum(count for row in rows for why, count in row.unanswered.items() if why.startswith("BUDGET_"))
+    unasked = f"{waiting} were not asked for want of budget; the same command goes on with them. " if waiting else ""
+    return (
+        f"{unasked}side changed: against the decision, 95 % Wilson, of the n questions that arm and control answered. "
+        f"Holm p: exact McNemar test of arm against control, over the theories above; none below {least} questions. "
+        "confidence: change where all kept the side. mean R: closed outcomes (paper and shadow, net), a HOLD is 0; "
+        f"opposite sides are counted, not guessed.\nWhat it cannot tell: {_CANNOT_TELL}"
+    )
+
+
+def _signed(value: float | None, form: str = "+.3f") -> str:
+    return "–" if value is None else f"{value:{form}}"
 
 
 # --- arguments ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from v7_pipeline.analyst.base import AnalystError, require_aware
+from v7_pipeline.analyst.base import ASKED_AGAIN, AnalystError, require_aware
 from v7_pipeline.analyst.ledger import LOST_AFTER
 from v7_pipeline.store import arrow_rows
 
@@ -28,15 +28,17 @@ RESOLUTION = 0.01
 _DUST = 1e-9
 
 _BEFORE = "SELECT * FROM balances WHERE analyst = ? AND asked_at < ? ORDER BY asked_at DESC LIMIT 1"
-_UNDER_WAY = "SELECT count(*) AS n FROM llm_calls WHERE analyst = ? AND status = 'reserved' AND reserved_at > ?"
-_BETWEEN = """
-SELECT * FROM llm_calls WHERE analyst = ? AND reserved_at >= ? AND reserved_at < ?
+# What an analyst is asked again under another name is paid from the same account.
+_ITS_CALLS = f"regexp_replace(analyst, '{ASKED_AGAIN}', '') = ?"
+_UNDER_WAY = f"SELECT count(*) AS n FROM llm_calls WHERE {_ITS_CALLS} AND status = 'reserved' AND reserved_at > ?"
+_BETWEEN = f"""
+SELECT * FROM llm_calls WHERE {_ITS_CALLS} AND reserved_at >= ? AND reserved_at < ?
 ORDER BY reserved_at, call_id, attempt
 """
-_KNOWN = """
+_KNOWN = f"""
 SELECT coalesce(sum(cost_usd) FILTER (status = 'settled'), 0) AS known,
        coalesce(sum(coalesce(cost_usd, reserved_usd)) FILTER (status IN ('unknown', 'reserved')), 0) AS unknown
-FROM llm_calls WHERE analyst = ? AND reserved_at < ?
+FROM llm_calls WHERE {_ITS_CALLS} AND reserved_at < ?
 """
 
 Outcome = Literal["first", "nothing_unknown", "settled", "topped_up", "unexplained"]

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 __all__ = [
     "AGGRESSIVE",
     "ANALYST_RESTING",
+    "ASKED_AGAIN",
     "ASKS_NOBODY",
     "BUDGET_DAY",
     "BUDGET_MONTH",
@@ -29,6 +30,7 @@ __all__ = [
     "Question",
     "ReferenceContext",
     "Side",
+    "asked_again",
     "call_id_of",
     "mode_of",
     "require_aware",
@@ -40,6 +42,9 @@ Status = Literal["answered", "abstained", "skipped"]
 # Reason codes of decisions that were not answered; reply.py and deepseek.py add theirs.
 # Analysts that reach no service: their decisions are no calls.
 ASKS_NOBODY = ("rules", "replay")
+
+# What ends the name under which an analyst is asked again, to learn what its answers rest on: those decide nothing.
+ASKED_AGAIN = "-(unchanged|without-[a-z_]+)$"
 
 READINGS_MISSING = "READINGS_MISSING"
 BUDGET_DAY = "BUDGET_DAY"
@@ -203,6 +208,11 @@ class Analyst(Protocol):
 def call_id_of(analyst: str, signal_id: str) -> str:
     """The ledger's identity of one question to one analyst."""
     return f"{analyst}-{signal_id}"
+
+
+def asked_again(analyst: str, theory: str | None) -> str:
+    """The name under which `analyst` is asked without `theory`; None: asked the same once more."""
+    return f"{analyst}-unchanged" if theory is None else f"{analyst}-without-{theory}"
 
 
 def require_aware(instant: datetime, name: str) -> None:

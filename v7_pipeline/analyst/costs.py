@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from v7_pipeline.analyst.base import require_aware
+from v7_pipeline.analyst.base import ASKED_AGAIN, require_aware
 
 __all__ = ["AnalystCosts", "Costs", "Forecast", "costs", "forecast"]
 
@@ -40,11 +40,12 @@ FROM llm_calls WHERE reserved_at >= $1 AND reserved_at <= $2
 GROUP BY ALL ORDER BY analyst, model
 """
 # Joined by 64-bit hashes, at half the time: among a million signals two share one once in forty million months.
-_SIGNALS = """
+_SIGNALS = f"""
 SELECT count(*) FILTER (s.status = 'answered') AS answered,
        count(*) FILTER (s.status = 'answered' AND s.side <> 'HOLD') AS trades, count(g.signal_id) AS accepted
 FROM llm_signals s
-SEMI JOIN (SELECT hash(signal_id) AS id FROM llm_calls WHERE reserved_at >= $1 AND reserved_at <= $2) paid
+SEMI JOIN (SELECT hash(signal_id) AS id FROM llm_calls
+           WHERE reserved_at >= $1 AND reserved_at <= $2 AND NOT regexp_matches(analyst, '{ASKED_AGAIN}')) paid
   ON paid.id = hash(s.signal_id)
 LEFT JOIN (SELECT signal_id FROM gated_signals WHERE accepted) g ON g.signal_id = s.signal_id
 """

@@ -7,6 +7,7 @@ balance, request, price) raises AnalystError. Never is a decision made of free t
 from __future__ import annotations
 
 import asyncio
+import copy
 import ssl
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -168,6 +169,12 @@ class DeepSeekAnalyst:
     def worst_case_usd(self) -> float:
         """What one attempt may cost at most, in USD, for the longest prompt; for the gate that saves the asking."""
         return self._worst_case(largest_prompt().messages, self._clock())
+
+    def named(self, name: str) -> DeepSeekAnalyst:
+        """The same service under another name, by which the ledger keeps its answers apart."""
+        other = copy.copy(self)
+        other.name = name
+        return other
 
     def decide(self, questions: Sequence[Question], *, now: datetime) -> list[Decision]:
         """One decision a question, in order: answered, abstained (no usable reply) or skipped (no budget).

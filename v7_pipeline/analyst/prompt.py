@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -36,6 +37,7 @@ __all__ = [
     "price_text",
     "prompt_version",
     "stated",
+    "without_theory",
 ]
 
 Message = dict[str, str]
@@ -54,6 +56,20 @@ _EXAMPLE_HOLD = (
     '"reasoning": "No theory tells this window from noise.", "key_theories": [], '
     '"would_change_my_mind": "Momentum beyond its 97.5th percentile with the regime filter agreeing."}'
 )
+# What the two examples say of single theories, and what they say without them.
+_EXAMPLES_WITHOUT = {
+    "price_momentum": (
+        ("Momentum is 2.1 standard deviations, above 98 % of random walks, and the regime filter", "The regime filter"),
+        ('"price_momentum", ', ""),
+        ("Momentum beyond its 97.5th percentile with the regime filter agreeing.", "The regime filter agreeing."),
+    ),
+    "market_regime": (
+        (", and the regime filter puts 0.81 on the rising state.", "."),
+        (', "market_regime"', ""),
+        (" or a regime probability of the rising state under 0.5.", "."),
+        (" with the regime filter agreeing.", "."),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +132,29 @@ def document_of(question: Question) -> dict[str, Any]:
         },
         "context": _context(question),
     }
-    # An open position is no reading: none open is a fact, not a gap.
-    document["missing"] = [place for place in _nulls(document) if place != "position.open"]
+    document["missing"] = _missing(document)
     return document
+
+
+def without_theory(messages: Sequence[Message], theory: str) -> tuple[Message, ...]:
+    """`messages` as if `theory` had never been computed; every other word and number stands as it stood.
+
+    Gone are its readings, its nulls in `missing`, what the system part says of it and what the examples make of it. In
+    `combined` it counts as one that abstains, as it does in the rules' game: the mean is still over as many, so that
+    the thresholds mean what they meant. market.volatility_per_minute stays: the market's, which every plan needs.
+    ValueError where the messages are not of this layout.
+    """
+    try:
+        system, user = messages
+        left = (
+            {**system, "content": _system_without(system["content"], theory)},
+            {**user, "content": _document_without(user["content"], theory)},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"no prompt of this layout that {theory} could be taken out of ({error})") from None
+    if any(theory in message["content"] for message in left):
+        raise ValueError(f"the prompt names {theory} where it is not known to")
+    return left
 
 
 def price_text(price: float, quote_increment: float) -> str:
@@ -184,6 +220,52 @@ and for HOLD:
 
 def _values_text(theory: str) -> str:
     return "; ".join(f"{name} ({unit})" for name, unit, _, _ in THEORY_VALUES[theory])
+
+
+def _system_without(text: str, theory: str) -> str:
+    # Its line, and a bullet that explains it, with the lines that go on from them.
+    text, found = re.subn(rf"^- {theory}\b.*\n(?:  .*\n)*", "", text, flags=re.MULTILINE)
+    for told, instead in _EXAMPLES_WITHOUT.get(theory, ()):
+        found = found and text.count(told) == 1
+        text = text.replace(told, instead)
+    if not found:
+        raise ValueError("the system part has other words")
+    return text
+
+
+def _document_without(text: str, theory: str) -> str:
+    document = json.loads(text, parse_float=_AsWritten)
+    if _dumps(document) != text or document["missing"] != _missing(document):
+        raise ValueError("the document is another")
+    among, combined = len(document["readings"]), document["combined"]
+    gone = document["readings"].pop(theory)
+    voice = _voice(gone)
+    if all(_voice(other) is None for other in document["readings"].values()):
+        combined.update(dict.fromkeys(combined))
+    elif voice:
+        combined["votes_up" if voice > 0 else "votes_down"] -= 1
+        combined["mean_vote_times_score"] = _fixed(float(combined["mean_vote_times_score"]) - voice / among)
+    document["missing"] = _missing(document)
+    return _dumps(document)
+
+
+def _voice(reading: Mapping[str, Any]) -> float | None:
+    vote, score = reading["vote"], reading["score"]
+    return None if vote is None or score is None else float(vote) * float(score)
+
+
+class _AsWritten(Decimal):
+    """A number of a document that is written again as it was: 9.1e-05 stays 9.1e-05."""
+
+    text: str
+
+    def __new__(cls, text: str) -> _AsWritten:
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+    def __format__(self, specifier: str, context: Any = None, /) -> str:
+        return self.text
 
 
 # --- the document's parts -------------------------------------------------------------------
@@ -279,6 +361,11 @@ def _text(text: str | None) -> str | None:
         return None
     plain = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(plain.split())[:MAX_TEXT]
+
+
+def _missing(document: Mapping[str, Any]) -> list[str]:
+    # An open position is no reading: none open is a fact, not a gap.
+    return [place for place in _nulls(document) if place != "position.open"]
 
 
 def _nulls(value: Any, place: str = "") -> list[str]:

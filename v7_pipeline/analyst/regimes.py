@@ -5,9 +5,11 @@ A changed model may answer the same question otherwise: what is learnt of one re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from v7_pipeline.analyst.base import ASKED_AGAIN
 from v7_pipeline.store import arrow_rows
 from v7_pipeline.store.schema import PROVENANCE
 
@@ -30,11 +32,12 @@ FROM llm_calls
 WHERE call_id IN (SELECT unnest(?::VARCHAR[])) AND (returned_model IS NOT NULL OR fingerprint IS NOT NULL)
 GROUP BY call_id
 """
-_TABLE = """
+_TABLE = f"""
 WITH named AS (
     SELECT analyst, coalesce(returned_model, '?') || '@' || coalesce(fingerprint, '?') AS regime, call_id, reserved_at,
            cost_usd
-    FROM llm_calls WHERE returned_model IS NOT NULL OR fingerprint IS NOT NULL
+    FROM llm_calls
+    WHERE (returned_model IS NOT NULL OR fingerprint IS NOT NULL) AND NOT regexp_matches(analyst, '{ASKED_AGAIN}')
 ), chosen AS (
     SELECT c.analyst, c.regime, s.signal_id, s.side, s.confidence
     FROM llm_signals s
@@ -71,10 +74,12 @@ def regime_of(model: str | None, fingerprint: str | None) -> str:
 def note_regimes(tx: Transaction, endings: Sequence[Ending]) -> None:
     """Insert a row of model_regimes for each of `endings` whose model is not the one in force; part of their write.
 
-    An answer that names neither model nor fingerprint says nothing. Calls are looked at in the order they were sent,
+    An answer that names neither model nor fingerprint says nothing, and one that was only asked again (ASKED_AGAIN) is
+    of the regime of the analyst behind it. Calls are looked at in the order they were sent,
     not in the order their answers came.
     """
-    named = [e.row for e in endings if e.row["returned_model"] is not None or e.row["fingerprint"] is not None]
+    deciding = [e.row for e in endings if not re.search(ASKED_AGAIN, e.row["analyst"])]
+    named = [row for row in deciding if row["returned_model"] is not None or row["fingerprint"] is not None]
     for row in sorted(named, key=lambda row: (row["reserved_at"], row["call_id"], row["attempt"])):
         regime = regime_of(row["returned_model"], row["fingerprint"])
         place = (row["analyst"], row["reserved_at"])

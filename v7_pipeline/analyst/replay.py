@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from v7_pipeline.analyst.base import NOT_IN_LEDGER, Analyst, Answer, Decision, Question, require_aware
+from v7_pipeline.analyst.base import ASKED_AGAIN, NOT_IN_LEDGER, Analyst, Answer, Decision, Question, require_aware
 from v7_pipeline.analyst.grounding import ungrounded_against
 from v7_pipeline.analyst.prompt import Prompt, build_prompt
 from v7_pipeline.analyst.reply import Abstention, parse_reply
@@ -32,9 +32,10 @@ WHERE call_id = ? AND finish_reason IS NOT NULL ORDER BY attempt DESC LIMIT 1
 
 # Two steps: the first reads short columns only, so that the second reads the few long texts that are needed. All
 # attempts of a call have its scan's instant.
-_REQUESTS = """
+_REQUESTS = f"""
 SELECT prompt_hash, call_id, min(attempt) AS first, any_value(as_of) AS as_of FROM llm_calls
-WHERE prompt_hash IN (SELECT unnest(?::VARCHAR[])) AND analyst = coalesce(?, analyst)
+WHERE prompt_hash IN (SELECT unnest(?::VARCHAR[]))
+  AND analyst = coalesce(?, CASE WHEN regexp_matches(analyst, '{ASKED_AGAIN}') THEN NULL ELSE analyst END)
 GROUP BY prompt_hash, call_id
 """
 _ATTEMPTS = """
@@ -54,7 +55,8 @@ class Held:
 def held_answers(reader: Reader | Store, hashes: Sequence[str], *, analyst: str | None = None) -> dict[str, Held]:
     """By prompt hash, what the ledger's calls with that request ended in; requests without a reply are absent.
 
-    `analyst` leaves out the others' calls: one model may stand behind several names.
+    `analyst` leaves out the others' calls: one model may stand behind several names. Without it, those that were only
+    asked again (ASKED_AGAIN) are left out: they decided nothing.
     A call's repair counts as its answer. Of several calls with one request the newest usable answer counts; where none
     is usable, the newest reply's fault.
     """

@@ -190,7 +190,7 @@ def answer_from_prompt(document: Mapping[str, Any]) -> dict[str, Any]:
     try:
         theories, market, plan = document["readings"], document["market"], document["plan"]
         readings = _readings(theories)
-        meanings = {theory: str(theories[theory]["meaning"] or "") for theory in THEORY_NAMES}
+        meanings = {theory: str(theories[theory]["meaning"] or "") for theory in THEORY_NAMES if theory in theories}
         mode = mode_of(document["mode"] == AGGRESSIVE.name)
         decided = decide_frame(
             _frame([{**readings, VOLATILITY: market["volatility_per_minute"], "market_price": market["price"]}]),
@@ -308,7 +308,11 @@ def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _readings(theories: Mapping[str, Any]) -> dict[str, Any]:
     parts = ("vote", "score", "percentile")
-    return {f"{theory}_{part}": theories[theory][part] for theory in THEORY_NAMES for part in parts}
+    silent: Mapping[str, Any] = dict.fromkeys(parts)
+    absent = [theory for theory in THEORY_NAMES if theory not in theories]
+    if len(absent) > 1:  # one may have been left out of the question (prompt.without_theory)
+        raise KeyError(absent[0])
+    return {f"{t}_{part}": theories.get(t, silent)[part] for t in THEORY_NAMES for part in parts}
 
 
 def _answer(row: Mapping[str, Any], reasoning: str, mode: Mode) -> Answer:

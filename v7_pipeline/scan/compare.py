@@ -40,7 +40,7 @@ AT_ONCE = 24  # questions asked at once
 _QUESTIONS = """
 WITH asked AS (
     SELECT call_id, arg_max(prompt, attempt) AS prompt, sum(coalesce(cost_usd, reserved_usd)) AS cost_usd,
-           sum(latency_s) AS latency_s
+           sum(latency_s) AS latency_s, any_value(analyst) AS asked_of
     FROM llm_calls GROUP BY call_id
 ), closed AS (
     SELECT signal_id, side, any_value(r_multiple) AS r_multiple FROM outcomes
@@ -50,6 +50,7 @@ SELECT s.signal_id, s.symbol, s.as_of, s.analyst, s.status, s.status_reason, s.s
        a.prompt, a.cost_usd, a.latency_s, c.r_multiple
 FROM llm_signals s JOIN asked a USING (call_id) LEFT JOIN closed c USING (signal_id, side)
 WHERE s.strategy = ? AND s.as_of >= ? AND s.as_of < ?
+  AND (?::VARCHAR IS NULL OR (a.asked_of = ? AND s.status = 'answered'))
 ORDER BY s.as_of DESC, s.symbol LIMIT ?
 """
 _PAID = """
@@ -126,9 +127,14 @@ class Standing:
     opposite: int
 
 
-def questions(store: Store, *, start: datetime, end: datetime, limit: int) -> list[Question]:
-    """The newest `limit` questions of start ≤ as_of < end whose decision was paid for, oldest first."""
-    rows = store.rows(_QUESTIONS, (STRATEGY, start, end, limit))
+def questions(
+    store: Store, *, start: datetime, end: datetime, limit: int, answered_by: str | None = None
+) -> list[Question]:
+    """The newest `limit` questions of start ≤ as_of < end whose decision was paid for, oldest first.
+
+    `answered_by`: only those that this analyst was asked and answered.
+    """
+    rows = store.rows(_QUESTIONS, (STRATEGY, start, end, answered_by, answered_by, limit))
     return [_question(row) for row in reversed(rows)]
 
 
@@ -158,7 +164,7 @@ def plan(store: Store, analyst: DeepSeekAnalyst, kept: Sequence[Question]) -> Pl
     if seen - same:
         raise CompareError(
             f"the ledger holds {len(seen - same)} answers of {analyst.name!r} to these questions by another model or "
-            f"other parameters; give the changed analyst another name in V7_ANALYSTS_FILE"
+            f"other parameters; give the changed analyst another name in V7_ANALYSTS_FILE, or choose other days"
         )
     before = {
         signal_id: _said(

@@ -40,12 +40,19 @@ def say(reply: dict[str, Any] | str, **extra: Any) -> tuple[int, str]:
 def decided(serve: Serve, ledger: Ledger, store: Store, *replies: Any, outcomes: dict[str, float] | None = None) -> Any:
     """A stored scan: a symbol a reply, decided by deepseek; returns the server. `outcomes`: closed R by symbol."""
     server = serve(*replies)
+    asked = [question(symbol, direction=1.0) for symbol in SYMBOLS[: len(replies)]]
+    client = analyst(ledger, server.url, retries=0)
+    keep(store, asked, [client.decide([one], now=NOW)[0] for one in asked], outcomes)
+    return server
+
+
+def keep(store: Store, asked: list[Any], decisions: list[Any], outcomes: dict[str, float] | None = None) -> None:
+    """Store deepseek's `decisions` as a scan does, and the closed BUYs of `outcomes`: R by symbol."""
     signals, closed = [], []
-    for place, _ in enumerate(replies):
-        symbol = SYMBOLS[place]
-        (decision,) = analyst(ledger, server.url, retries=0).decide([question(symbol, direction=1.0)], now=NOW)
+    for one, decision in zip(asked, decisions, strict=True):
+        symbol = one.symbol
         shared = {
-            "signal_id": decision.signal_id, "symbol": symbol, "strategy": "v7", "as_of": question().as_of, **PROVENANCE
+            "signal_id": decision.signal_id, "symbol": symbol, "strategy": "v7", "as_of": one.as_of, **PROVENANCE
         }  # fmt: skip
         answer = decision.answer
         signals.append(
@@ -66,7 +73,6 @@ def decided(serve: Serve, ledger: Ledger, store: Store, *replies: Any, outcomes:
         tx.insert_new("llm_signals", arrow_rows("llm_signals", signals))
         if closed:
             tx.insert_new("outcomes", arrow_rows("outcomes", closed))
-    return server
 
 
 def test_the_others_are_asked_the_very_same_messages_through_the_ledger(
