@@ -46,8 +46,8 @@ def decided(serve: Serve, ledger: Ledger, store: Store, *replies: Any, outcomes:
     return server
 
 
-def keep(store: Store, asked: list[Any], decisions: list[Any], outcomes: dict[str, float] | None = None) -> None:
-    """Store deepseek's `decisions` as a scan does, and the closed BUYs of `outcomes`: R by symbol."""
+def keep(store: Store, asked: list[Any], decisions: list[Any], outcomes: dict[str, Any] | None = None) -> None:
+    """Store deepseek's `decisions` as a scan does, and closed `outcomes` by symbol: R of its side, or R by side."""
     signals, closed = [], []
     for one, decision in zip(asked, decisions, strict=True):
         symbol = one.symbol
@@ -62,13 +62,14 @@ def keep(store: Store, asked: list[Any], decisions: list[Any], outcomes: dict[st
             | {"status_reason": decision.status_reason, "prompt_version": decision.prompt_version}
             | {"side": answer and answer.side, "confidence": answer and answer.confidence}
         )
-        if outcomes and symbol in outcomes:
-            closed.append(
-                dict.fromkeys(TABLES["outcomes"].column_names)
-                | shared
-                | {"kind": "shadow", "side": answer and answer.side, "ambiguous": False, "fee_preset": "none"}
-                | {"outcome": "win", "r_multiple": outcomes[symbol]}
-            )
+        found = (outcomes or {}).get(symbol, {})
+        closed += [
+            dict.fromkeys(TABLES["outcomes"].column_names)
+            | shared
+            | {"kind": "shadow", "side": side, "ambiguous": False, "fee_preset": "none", "outcome": "win"}
+            | {"r_multiple": r}
+            for side, r in (found if isinstance(found, dict) else {answer.side: found}).items()
+        ]
     with store.transaction() as tx:
         tx.insert_new("llm_signals", arrow_rows("llm_signals", signals))
         if closed:
