@@ -518,7 +518,7 @@ def _price(plans: Sequence[Plan], settings: Settings, *, asked: int) -> Iterator
     yield (
         f"in all {sum(len(plan.to_ask) for plan in plans)} to ask: ${sum(plan.worst_usd for plan in plans):.4f} at "
         f"most, an attempt each; a retry or a repair reserves anew. The budgets, which scans share, hold "
-        f"${max(min(left.day_room, left.month_room), 0):.2f} now; what they do not hold is left for another day"
+        f"${max(min(left.day_room, left.month_room), 0):.4f} now; what they do not hold is left for another day"
     )
     if asked < settings.min_effective_n:
         yield f"below {settings.min_effective_n} questions (V7_MIN_EFFECTIVE_N) no theory gets a verdict; see --limit"

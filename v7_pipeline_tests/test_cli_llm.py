@@ -212,6 +212,12 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypa
         (("compare", "--with", "replay"), "--with replay: no such analyst"),
         (("compare", "--with", "rules", "--from", "2030-01-01"), "the ledger holds no decided question of that time"),
         (("compare", "--with", "rules", "--limit", "0"), "'--limit'"),
+        (
+            ("leave-out", "--theory", "astrology"),
+            "--theory astrology: no such theory; choose from shannon_entropy, hurst",
+        ),
+        (("leave-out", "--from", "2030-01-01"), "the ledger holds no decided question of that time"),
+        (("leave-out", "--limit", "0"), "'--limit'"),
         (("nope",), "No such command 'nope'"),
     ],
 )
@@ -260,6 +266,97 @@ def test_compare_shows_the_worst_case_first_and_asks_only_when_confirmed(
     shown = v7("llm", "show", SIGNAL).out
     assert f"CALL {CALL} " in shown and f"elsewhere: twin-{SIGNAL}" in shown
     assert "twin" not in v7("why", SIGNAL).out, "a signal's story has the call that decided it"
+
+
+# --- leave-out ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scanned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sandbox: Any) -> Any:
+    """A home of its own with a scan of two symbols against the sandbox, whose count of chats is told."""
+    monkeypatch.setenv("V7_HOME", str(tmp_path))
+    monkeypatch.setenv("V7_SANDBOX_PORT", sandbox.url.rpartition(":")[2])
+    assert v7("scan", "--as-of", INSTANT, "--symbols", "XRP-USD,DOGE-USD").code == 0
+    return lambda: sandbox.counts["chat"]
+
+
+def test_leave_out_shows_the_price_first_asks_when_confirmed_and_pays_once(
+    scanned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, chats = ledger(tmp_path), scanned()
+    with monkeypatch.context() as patch:
+        patch.setattr("typer.confirm", _no)
+        said = v7("llm", "leave-out", "--theory", "price_momentum")
+    assert said.code == 130 and not said.out
+    told = re.findall(r"(\S+): 2 questions, 0 answered before, 2 to ask: \$(0\.\d+) at most", said.err)
+    assert [name for name, _ in told] == ["deepseek-unchanged", "deepseek-without-price_momentum"]
+    err = " ".join(said.err.split())
+    (total,) = re.findall(r"in all 4 to ask: \$(0\.\d+) at most, an attempt each", err)
+    assert float(total) == pytest.approx(sum(float(usd) for _, usd in told), abs=2e-4) and re.search(
+        r"hold \$2\.99\d\d now", err
+    )
+    assert "below 30 questions (V7_MIN_EFFECTIVE_N) no theory gets a verdict" in err
+    assert ledger(tmp_path) == before and scanned() == chats, "nothing is asked and nothing is written"
+
+    asked = v7("llm", "leave-out", "--theory", "price_momentum", "--yes")
+    assert asked.code == 0, asked.err
+    assert (
+        scanned() == chats + 4 and "2 questions to deepseek, 2024-03-05 00:22Z … 2024-03-05 00:22Z — DEMO" in asked.out
+    )
+    mine = [row for row in ledger(tmp_path) if row["analyst"] != "deepseek"]
+    assert len(mine) == 4 and all(row["run_id"].startswith("leave-out-") for row in mine)
+    assert float(total) > sum(row["cost_usd"] for row in mine) > 0
+    words = " ".join(asked.out.split())
+    assert "price_momentum" in words and "too few" in words and "What it cannot tell: It holds for this prompt" in words
+    assert f"CALL {CALL} " in v7("llm", "show", SIGNAL).out and "without" not in v7("why", SIGNAL).out
+
+    monkeypatch.setenv("V7_MIN_EFFECTIVE_N", "2")
+    again = v7("llm", "leave-out", "--theory", "price_momentum", "--json")
+    found = json.loads(again.out)
+    assert scanned() == chats + 4 and "2 answered before, 0 to ask: $0.0000" in again.err
+    assert (found["demo"], found["analyst"], found["questions"]) == (True, "deepseek", 2) and found["cannot_tell"]
+    (row,) = found["theories"]
+    # The stand-in answers by the rules: the same question twice is the same answer twice.
+    assert (row["theory"], row["n"], row["control_changed"], found["control"]["changed"]) == ("price_momentum", 2, 0, 0)
+    assert row["verdict"] == "indistinguishable" and row["holm_p"] == 1.0 and len(row["interval"]) == 2
+    assert row["cost_usd"] == pytest.approx(sum(r["cost_usd"] for r in mine if "without" in r["analyst"]))
+
+
+def test_leave_out_asks_of_all_ten_and_stops_where_the_budget_does(
+    scanned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent = sum(row["cost_usd"] for row in ledger(tmp_path))
+    monkeypatch.setenv("V7_DAILY_BUDGET_USD", f"{spent + 0.007:.6f}")
+    chats = scanned()
+    said = v7("llm", "leave-out", "--yes")
+    assert said.code == 0 and said.err.count("2 questions, 0 answered before") == 11
+    assert "hold $0.0070 now" in " ".join(said.err.split())
+    out = " ".join(said.out.split())
+    (unasked,) = re.findall(r"(\d+) were not asked for want of budget; the same command goes on with them", out)
+    assert 0 < int(unasked) == 22 - (scanned() - chats) < 22
+    monkeypatch.delenv("V7_DAILY_BUDGET_USD")
+    rest = v7("llm", "leave-out", "--yes")
+    assert f"in all {unasked} to ask" in " ".join(rest.err.split()) and scanned() == chats + 22
+    assert "want of budget" not in rest.out
+
+
+def test_leave_out_refuses_without_a_key_or_with_another_model_in_plain_words(
+    scanned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("V7_DEEPSEEK_MODEL", "deepseek-v4-pro")
+    assert "none of these 2 questions was decided by deepseek's model and parameters of today" in refused(
+        "llm", "leave-out"
+    )
+    monkeypatch.setenv("V7_STORE", f"duckdb:{tmp_path / 'demo' / 'v7.duckdb'}")
+    monkeypatch.setenv("V7_MODE", "live")
+    monkeypatch.delenv("DEEPSEEK_API_KEY")
+    assert refused("llm", "leave-out") == (
+        "deepseek answered these questions, and to ask it again needs DEEPSEEK_API_KEY; set it"
+    )
+    store = open_store(f"duckdb:{tmp_path / 'demo' / 'v7.duckdb'}")
+    with store.transaction() as tx:
+        tx.execute("UPDATE llm_calls SET analyst = 'gone'")
+    assert "gone answered these questions; list it in V7_ANALYSTS_FILE" in refused("llm", "leave-out")
 
 
 def _no(*_: Any, **__: Any) -> bool:

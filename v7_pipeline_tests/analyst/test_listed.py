@@ -183,6 +183,8 @@ def test_replay_of_a_listed_analyst_finds_its_requests_and_only_those(serve: Ser
         (entry(more="temprature = 1"), "temprature: Extra inputs are not permitted; an entry has name, base_url"),
         (entry() + entry(), "lists 'local' twice"),
         (entry("replay"), "a name of V7's own"),
+        (entry("local-unchanged"), "a name of V7's own"),
+        (entry("local-without-monte_carlo"), "a name of V7's own"),
         (entry(more=f'api_key = "{KEY}"'), "api_key: Extra inputs are not permitted"),
     ],
 )
