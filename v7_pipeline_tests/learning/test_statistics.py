@@ -72,7 +72,7 @@ p_lists = st.lists(st.integers(0, 1000).map(lambda k: k / 1000), min_size=1, max
 
 
 @given(p_lists)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_adjusted_p_values_are_statsmodels(p):
     assert benjamini_hochberg(p) == pytest.approx(multipletests(p, method="fdr_bh")[1], abs=1e-12)
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-12)
