@@ -32,12 +32,12 @@ NOW_VERSION = schema.SCHEMA_VERSION
 SOON, LATER = NOW_VERSION + 1, NOW_VERSION + 2
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def tables_in_their_order() -> Iterator[None]:
     """A table that was away for a moment comes back to its place: pages are made in the schema's order."""
     before = dict(schema.TABLES)
     yield
-    assert schema.TABLES == before
+    assert before == schema.TABLES
     for name in before:
         schema.TABLES[name] = schema.TABLES.pop(name)
 
