@@ -76,6 +76,22 @@ def test_a_check_fails_on_its_fault(name: str, scanned: tuple[Path, str], tmp_pa
     assert result[1] > 0
 
 
+@pytest.mark.parametrize(("highest", "bad"), [(0.85, False), (0.95, True)])
+def test_a_score_of_0_stands_still_only_where_it_should_have_spoken(
+    highest: float, bad: bool, scanned: tuple[Path, str], tmp_path: Path
+) -> None:
+    home, url = scanned
+    shutil.copytree(home, tmp_path / "home")
+    runtime = _runtime(tmp_path / "home", url)
+    with runtime.store.transaction() as tx:
+        tx.execute("UPDATE theory_features SET monte_carlo_score = 0, monte_carlo_percentile = 0.2")
+        tx.execute(
+            f"UPDATE theory_features SET monte_carlo_percentile = {highest} WHERE extract('minute' FROM as_of) = 7"
+        )
+    (result,) = run_checks(runtime, AS_OF, frozenset({"scores_vary"}))
+    assert (result[1] > 0) is bad
+
+
 @pytest.mark.parametrize(
     ("status", "reply", "bad"),
     [("settled", "{}", 0), ("unknown", "{}", 0), ("unknown", None, 1), ("reserved", None, 1), ("failed", None, 1)],

@@ -37,9 +37,11 @@ _RANGES = " + ".join(
 
 # Readings of a day below which a score may stand still by chance.
 _ENOUGH_READINGS = 60
-# The tenth moves only when a trade closes. Where the market stands still, so may all.
+# Silence is no defect: a score of 0 stands still for days while its percentile stays in the middle. The tenth moves
+# only when a trade closes. Where the market stands still, so may all.
 _STANDS_STILL = " + ".join(
-    f"CAST(max({theory}_score) = min({theory}_score)"
+    f"CAST(max({theory}_score) = min({theory}_score) AND (max({theory}_score) > 0 OR max({theory}_percentile) > 0.9 "
+    f"OR min({theory}_percentile) < 0.1)"
     f"{' AND max(win_rate_n) > min(win_rate_n)' if theory == 'bayesian_win_rate' else ''} AS INT)"
     for theory in THEORY_NAMES
 )
@@ -69,7 +71,7 @@ CHECKS: tuple[Check, ...] = (
         "scores_vary",
         "theory_features",
         f"No theory's score stood still over a symbol's {_ENOUGH_READINGS} or more readings of the last day in which "
-        "its volatility moved.",
+        "its volatility moved, but at 0 while its percentile never left the middle.",
         f"SELECT coalesce(sum(still), 0) AS bad, string_agg(symbol, ', ') FILTER (still > 0) AS detail FROM "
         f"(SELECT symbol, {_STANDS_STILL} AS still FROM theory_features WHERE as_of >= ?::TIMESTAMPTZ - INTERVAL 1 DAY "
         f"GROUP BY symbol HAVING count(*) >= {_ENOUGH_READINGS} AND max(volatility_240) > min(volatility_240))",
