@@ -48,7 +48,7 @@ def build_definitions(
     if runtime is None:
         runtime = build_runtime(settings, **overrides)
     jobs = build_jobs(settings)
-    retention_job, retention_schedule = build_retention()
+    retention_job, retention_schedule = build_retention(runtime)
     resources: dict[str, Any] = {"runtime": runtime, "io_manager": StoreIOManager(runtime)}
     if duckdb_resource is not None:
         resources["duckdb"] = duckdb_resource
