@@ -22,7 +22,7 @@ from v7_pipeline_tests.end_to_end.world import Clock, open_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-DAYS, A_DAY, KEPT = 30, 4, 7
+DAYS, A_DAY, KEPT = 30, 2, 7
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 MIB = 2**20
 _ASSET = """query { assetOrError(assetKey: {path: ["gated_signals"]}) { ... on Asset {
