@@ -239,7 +239,7 @@ class Settings(BaseSettings):
     in_flight_bound_s: int = Field(
         420, ge=60, description="s; a run in flight for longer no longer blocks the next tick"
     )
-    retention_run_days: int = Field(7, ge=1, description="d; runs, their events and their logs are kept for this long")
+    retention_run_days: int = Field(3, ge=1, description="d; runs, their events and their logs are kept for this long")
     retention_day_days: int = Field(
         400, ge=1, description="d; the last run of each day, and backfills, are kept for this long"
     )

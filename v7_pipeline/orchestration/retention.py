@@ -32,16 +32,17 @@ def prune_runs(instance: dg.DagsterInstance, *, older_than: datetime, days_older
     newest = newest_runs(instance)
     last: dict[str, str | None] = {}
     gone: list[str] = []
-    for record in list(_finished(instance, older_than)):
+    for record in _finished(instance, older_than):
         run = record.dagster_run
         if run.run_id in newest:
             continue
         young = days_older_than is not None and record.create_timestamp >= days_older_than
         if young and (run.job_name == BACKFILL_JOB or _is_last(instance, run, last)):
             continue
-        _delete(instance, run.run_id)
         gone.append(run.run_id)
-    _forget_checks(instance, gone)
+    _forget_checks(instance, gone)  # first: of a run that is gone nobody would find them again
+    for run_id in gone:
+        _delete(instance, run_id)
     return len(gone)
 
 

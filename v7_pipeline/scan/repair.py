@@ -49,7 +49,8 @@ WHERE after - before > INTERVAL 1 MINUTE ORDER BY symbol, start
 _OUTAGES = "SELECT symbol, first_minute, last_minute FROM outages WHERE last_minute >= ? ORDER BY symbol, first_minute"
 _UNREAD = """
 SELECT c.symbol, c.open_time + INTERVAL 1 MINUTE AS as_of FROM candles c
-ANTI JOIN theory_features f ON f.symbol = c.symbol AND f.as_of = c.open_time + INTERVAL 1 MINUTE
+ANTI JOIN (SELECT symbol, as_of FROM theory_features WHERE as_of > ?) f
+  ON f.symbol = c.symbol AND f.as_of = c.open_time + INTERVAL 1 MINUTE
 WHERE c.open_time >= ? AND c.open_time < ? AND c.symbol IN (SELECT unnest(?::VARCHAR[])) ORDER BY c.symbol, as_of
 """
 
@@ -92,7 +93,7 @@ def missing(store: Store, settings: Settings, now: datetime) -> Missing:
     with store.reading() as reader:
         gaps = reader.rows(_GAPS, (floor, now, symbols, floor, symbols))
         outages = reader.rows(_OUTAGES, (floor,))
-        unread = reader.rows(_UNREAD, (floor, settled, symbols))
+        unread = reader.rows(_UNREAD, (floor, floor, settled, symbols))
     spans = [Span(row["symbol"], max(row["start"], floor), min(row["end"], settled)) for row in gaps]
     known_empty = [Span(row["symbol"], row["first_minute"], row["last_minute"] + MINUTE) for row in outages]
     wanted = [part for span in spans if span.start < span.end for part in _without(span, known_empty)]
