@@ -5,15 +5,14 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from v7_pipeline.logs import JsonLines, configure, secrets_of
+from v7_pipeline.orchestration.jobs import SCAN_JOB
 from v7_pipeline.orchestration.logger import JSON_CONFIG, build_loggers
-from v7_pipeline.orchestration.schedules import SCHEDULE
 
 KEY = "sk-0123456789abcdef"
 BOT = "123456789:AAtoken-of-a-bot"
@@ -103,16 +102,9 @@ def test_every_event_of_a_run_is_a_line(secret: Any, capsys: pytest.CaptureFixtu
     assert KEY not in json.dumps(lines)
 
 
-def test_a_scan_of_the_schedule_uses_it(secret: Any, make_settings: Make) -> None:
+def test_a_scan_of_a_day_uses_it(secret: Any, make_settings: Make) -> None:
     from v7_pipeline.definitions import build_definitions
 
     for settings, config in ((secret, JSON_CONFIG), (make_settings(), {})):
-        defs = build_definitions(settings)
-        with dg.instance_for_test() as instance:
-            context = dg.build_schedule_context(
-                instance=instance,
-                scheduled_execution_time=datetime(2026, 3, 3, 12, 2, tzinfo=UTC),
-                repository_def=defs.get_repository_def(),
-            )
-            (request,) = defs.resolve_schedule_def(SCHEDULE).evaluate_tick(context).run_requests
-        assert request.run_config == config
+        job = build_definitions(settings).resolve_job_def(SCAN_JOB)
+        assert job.partitioned_config.get_run_config_for_partition_key("2026-03-03") == config
