@@ -22,6 +22,7 @@ from v7_pipeline import (
     cli_halt,
     cli_learning,
     cli_llm,
+    cli_store,
     cli_trade,
 )
 from v7_pipeline.cli_common import Demo, UsageProblemError
@@ -48,6 +49,7 @@ app.add_typer(cli_learning.app)
 app.add_typer(cli_trade.app, name="trade")
 app.add_typer(cli_trade.words)
 app.add_typer(cli_attribution.app)  # without a name: its command is ours
+app.add_typer(cli_store.app)  # without a name: its commands are ours
 app.add_typer(cli_halt.app)  # without a name: its commands are ours
 
 Symbols = Annotated[str | None, typer.Option(help="Products, separated by commas, such as BTC-USD,ETH-USD.")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from v7_pipeline.logs import configure
 from v7_pipeline.settings import Settings, SettingsError, env_name, load_settings, origin_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def settings_of(demo: bool | None, *, symbols: str | None = None, **changes: Any
     if symbols is not None:
         overrides["symbols"] = symbols
     try:
-        return load_settings(**overrides)
+        settings = load_settings(**overrides)
+        configure(settings)
+        return settings
     except SettingsError as error:
         told = str(error)
         for field, option in _OPTIONS.items():

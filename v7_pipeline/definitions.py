@@ -14,10 +14,12 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
+from v7_pipeline.logs import configure  # noqa: E402
 from v7_pipeline.orchestration.assets import build_assets  # noqa: E402
 from v7_pipeline.orchestration.checks import build_checks  # noqa: E402
 from v7_pipeline.orchestration.io_manager import StoreIOManager  # noqa: E402
 from v7_pipeline.orchestration.jobs import SCAN_JOB, build_jobs  # noqa: E402
+from v7_pipeline.orchestration.logger import build_loggers  # noqa: E402
 from v7_pipeline.orchestration.partitions import daily  # noqa: E402
 from v7_pipeline.orchestration.resources import store_resource  # noqa: E402
 from v7_pipeline.orchestration.retention import build_retention  # noqa: E402
@@ -41,11 +43,12 @@ def build_definitions(
     Raises SettingsError where a setting is wrong.
     """
     settings = settings or (runtime.settings if runtime else load_settings())
+    configure(settings)
     duckdb_resource = store_resource(settings)
     if runtime is None:
         runtime = build_runtime(settings, **overrides)
     jobs = build_jobs(settings)
-    retention_job, retention_schedule = build_retention()
+    retention_job, retention_schedule = build_retention(runtime)
     resources: dict[str, Any] = {"runtime": runtime, "io_manager": StoreIOManager(runtime)}
     if duckdb_resource is not None:
         resources["duckdb"] = duckdb_resource
@@ -57,6 +60,7 @@ def build_definitions(
         sensors=build_sensors(runtime),
         resources=resources,
         executor=dg.in_process_executor,
+        loggers=build_loggers(settings),
     )
 
 

@@ -107,6 +107,8 @@ class Settings(BaseSettings):
     gap_minutes: int = Field(15, ge=1, description="min; a longer gap breaks a theory's window")
     min_observed_share: float = Field(0.8, ge=0, le=1, description="share; below it a theory abstains")
 
+    repair_days: int = Field(7, ge=1, le=60, description="d; how far back missing minutes and readings are looked for")
+
     # --- analyst --------------------------------------------------------------------------
     analysts_file: Path | None = Field(
         None,
@@ -237,6 +239,15 @@ class Settings(BaseSettings):
     in_flight_bound_s: int = Field(
         420, ge=60, description="s; a run in flight for longer no longer blocks the next tick"
     )
+    retention_run_days: int = Field(3, ge=1, description="d; runs, their events and their logs are kept for this long")
+    retention_day_days: int = Field(
+        400, ge=1, description="d; the last run of each day, and backfills, are kept for this long"
+    )
+    retention_tick_days: int = Field(7, ge=1, description="d; ticks of schedules and sensors are kept for this long")
+    retention_prompt_days: int = Field(
+        180, ge=1, description="d; an analyst's messages and replies are kept for this long, their cost for ever"
+    )
+    log_json: bool = Field(False, description="one JSON object a line in every log, for programs that collect them")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Apprise URLs (Telegram, Discord, e-mail …), separated by spaces"
     )

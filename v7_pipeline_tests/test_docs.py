@@ -145,7 +145,8 @@ def problem(words: list[str]) -> str:
     arguments = [
         p for p in plain if p == 1 or not words[p - 1].startswith("--") or set(words[p - 1].split("/")) & flags
     ]
-    most = sum(item.param_type_name == "argument" for item in command.params)
+    taken = [item.nargs for item in command.params if item.param_type_name == "argument"]
+    most = len(words) if -1 in taken else len(taken)
     return "" if len(arguments) <= most else f"{words[0]} takes no {[words[p] for p in arguments]}"
 
 

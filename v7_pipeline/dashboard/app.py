@@ -1,4 +1,4 @@
-"""The dashboard: one page for people, three addresses for scripts, over a store that it only reads.
+"""The dashboard: one page for people, four addresses for programs, over a store that it only reads.
 
 What is shown is read in queries.py; this module is HTTP, HTML and the server.
 """
@@ -21,6 +21,7 @@ from v7_pipeline.alerts.text import (
     usd_text,
 )
 from v7_pipeline.dashboard import queries
+from v7_pipeline.dashboard.metrics import CONTENT_TYPE, metrics_text
 from v7_pipeline.store import StoreBusy, StoreError, open_store
 
 if TYPE_CHECKING:
@@ -66,13 +67,14 @@ def create_app(
     present instant in UTC. `settings` tell the account's rules and size and the gates that are off; without
     them no account is shown.
 
-    GET / is the page, /api/status its figures, /api/signals?symbol=&limit= the newest decisions, /health the
-    process. A busy store answers 503 with Retry-After, a missing or unusable one 503 with what to do.
+    GET / is the page, /api/status its figures, /api/signals?symbol=&limit= the newest decisions, /metrics what
+    Prometheus reads, /health the process. A busy store answers 503 with Retry-After, a missing or unusable one 503
+    with what to do.
     """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import HTMLResponse, JSONResponse
+    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
     from starlette.routing import Route
 
     now_of = clock or (lambda: datetime.now(UTC))
@@ -132,6 +134,10 @@ def create_app(
     def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "mode": mode}, headers=_HEADERS)
 
+    def figures(request: Request) -> Response:
+        text = metrics_text(store, now_of(), mode)
+        return PlainTextResponse(text, headers=_HEADERS | {"Content-Type": CONTENT_TYPE})
+
     def trouble(
         code: int, heading: str, message: Callable[[Exception], str]
     ) -> Callable[[Request, Exception], Response]:
@@ -150,6 +156,7 @@ def create_app(
             Route("/api/status", status),
             Route("/api/signals", signals),
             Route("/health", health),
+            Route("/metrics", figures),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
         exception_handlers={
@@ -180,7 +187,9 @@ def run(
         daily_budget_usd=settings.daily_budget_usd if settings else None,
         settings=settings,
     )
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+    # uvicorn's own configuration of its logs would undo that of V7_LOG_JSON.
+    own: dict[str, Any] = {"log_config": None} if settings is not None and settings.log_json else {}
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, **own)
 
 
 def _environment() -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from v7_pipeline.orchestration.logger import JSON_CONFIG
 from v7_pipeline.orchestration.partitions import SCAN_TAG
 from v7_pipeline.settings import Settings
 
@@ -17,8 +18,10 @@ BACKFILL_JOB = "backfill_features"
 
 def build_jobs(settings: Settings) -> dict[str, Any]:
     """Both jobs by name. In-process: a process a step would cost twenty seconds of start-up a scan."""
+    config: Any = JSON_CONFIG if settings.log_json else None
     scan = dg.define_asset_job(
         SCAN_JOB,
+        config=config,
         selection=dg.AssetSelection.all(),
         executor_def=dg.in_process_executor,
         description="One scan: fetch, read, decide, gate, follow, attribute. The instant is the run's tag v7/as_of.",
@@ -28,6 +31,7 @@ def build_jobs(settings: Settings) -> dict[str, Any]:
     )
     backfill = dg.define_asset_job(
         BACKFILL_JOB,
+        config=config,
         selection=dg.AssetSelection.assets("candles", "theory_features").without_checks(),
         executor_def=dg.in_process_executor,
         description="Candles and readings of a range of days, in one run.",

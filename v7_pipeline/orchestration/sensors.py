@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
+from v7_pipeline.orchestration.repair import build_repair
 from v7_pipeline.scan.alerting import deliver_pending
 from v7_pipeline.scan.runtime import Runtime
 from v7_pipeline.scan.watch import watch_account, watch_budget
@@ -54,7 +55,8 @@ def build_sensors(runtime: Runtime) -> list[dg.SensorDefinition]:
     def ftmo_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         return dg.SkipReason(_watched(runtime, lambda: watch_account(runtime, "ftmo_sensor")))
 
-    return [alert_outbox, budget_sensor, ftmo_sensor]
+    repair_sensor = build_repair(runtime)[1]
+    return [alert_outbox, budget_sensor, ftmo_sensor, repair_sensor]
 
 
 def _watched(runtime: Runtime, watch: Callable[[], str]) -> str:

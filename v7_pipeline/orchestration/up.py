@@ -159,7 +159,17 @@ def _start(
     supervisor.start(
         Child(
             "daemon",
-            [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace), "--log-level", "warning"],
+            [
+                sys.executable,
+                "-m",
+                "dagster._daemon",
+                "run",
+                "-w",
+                str(workspace),
+                "--log-level",
+                "warning",
+                *_log_format(settings),
+            ],
             environment,
             logs / "daemon.log",
         )
@@ -198,6 +208,7 @@ def _pages(
         [
             python, "-m", "dagster", "api", "grpc", "--module-name", "v7_pipeline.definitions", "--host", settings.host,
             "--port", str(code_port), "--location-name", "v7_pipeline", "--log-level", "warning",
+            *_log_format(settings),
         ],
         environment,
         logs / "code_server.log",
@@ -207,7 +218,7 @@ def _pages(
         "Dagster's pages",
         [
             python, "-m", "dagster_webserver", "--host", settings.host, "--port", str(ui_port), "-w", str(workspace),
-            "--dagster-log-level", "warning", "--suppress-warnings",
+            "--dagster-log-level", "warning", "--suppress-warnings", *_log_format(settings),
         ],
         environment,
         logs / "webserver.log",
@@ -303,6 +314,7 @@ def _environment(settings: Settings, home: Path) -> dict[str, str]:
         "V7_MODE": settings.mode,
         "V7_HOME": str(settings.home.resolve()),
         "V7_SYMBOLS": ",".join(settings.symbols),
+        "V7_LOG_JSON": str(settings.log_json).lower(),
         "PYTHONUNBUFFERED": "1",
     }
     if settings.mode == "demo":
@@ -315,6 +327,10 @@ def _environment(settings: Settings, home: Path) -> dict[str, str]:
             "DEEPSEEK_API_KEY": key.get_secret_value() if key else "",
         }
     return environment
+
+
+def _log_format(settings: Settings) -> list[str]:
+    return ["--log-format", "json"] if settings.log_json else []
 
 
 def _workspace(settings: Settings, code_port: int) -> Path:

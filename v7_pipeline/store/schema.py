@@ -24,7 +24,7 @@ __all__ = [
     "theory_columns",
 ]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 SqlType = Literal["VARCHAR", "DOUBLE", "FLOAT", "BIGINT", "BOOLEAN", "TIMESTAMPTZ"]
 
@@ -660,7 +660,10 @@ _ALL: tuple[Table, ...] = (
         "created_at",
         _text("alert_id", "identity of the event and its kind"),
         _time("created_at", "the event's instant"),
-        _text("kind", "signal, trade_closed, scan_failed, halt, resume, budget, ftmo, model_regime, analyst_resting"),
+        _text(
+            "kind",
+            "signal, trade_closed, scan_failed, halt, resume, budget, ftmo, model_regime, analyst_resting, outage",
+        ),
         _text("severity", "info, warning or critical"),
         _text("title", "one line"),
         _text("body", "the message, plain text"),
@@ -668,6 +671,17 @@ _ALL: tuple[Table, ...] = (
         _count("attempts", "", "deliveries tried"),
         _time("delivered_at", "when it arrived", nullable=True),
         _text("error", "the last failure, without secrets", nullable=True),
+    ),
+    _build(
+        "outages",
+        "Spans of missing minutes that the market was asked for and has no candles of: they are not asked for again.",
+        ("symbol", "first_minute"),
+        "first_minute",
+        _SYMBOL,
+        _time("first_minute", "open_time of the first missing minute"),
+        _time("last_minute", "open_time of the last missing minute"),
+        _count("minutes", "min", "how many minutes are missing"),
+        _time("asked_at", "when the market was asked and had none"),
     ),
     _build(
         "manual_trades",
