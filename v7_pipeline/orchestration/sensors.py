@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
+from v7_pipeline.orchestration.alert_sensors import build_alert_sensors
 from v7_pipeline.scan.alerting import deliver_pending
 from v7_pipeline.scan.runtime import Runtime
 from v7_pipeline.scan.watch import watch_account, watch_budget
@@ -17,7 +18,7 @@ __all__ = ["build_sensors"]
 
 
 def build_sensors(runtime: Runtime) -> list[dg.SensorDefinition]:
-    """The outbox's sensor and the two that watch."""
+    """The outbox's sensor, the two that watch, and those of runs and pulse."""
 
     @dg.sensor(
         name="alert_outbox",
@@ -54,7 +55,7 @@ def build_sensors(runtime: Runtime) -> list[dg.SensorDefinition]:
     def ftmo_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         return dg.SkipReason(_watched(runtime, lambda: watch_account(runtime, "ftmo_sensor")))
 
-    return [alert_outbox, budget_sensor, ftmo_sensor]
+    return [alert_outbox, budget_sensor, ftmo_sensor, *build_alert_sensors(runtime)]
 
 
 def _watched(runtime: Runtime, watch: Callable[[], str]) -> str:

@@ -24,7 +24,7 @@ __all__ = [
     "theory_columns",
 ]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 SqlType = Literal["VARCHAR", "DOUBLE", "FLOAT", "BIGINT", "BOOLEAN", "TIMESTAMPTZ"]
 
@@ -660,14 +660,32 @@ _ALL: tuple[Table, ...] = (
         "created_at",
         _text("alert_id", "identity of the event and its kind"),
         _time("created_at", "the event's instant"),
-        _text("kind", "signal, trade_closed, scan_failed, halt, resume, budget, ftmo, model_regime, analyst_resting"),
+        _text("kind", "what happened: signal, trade_closed, check_failed, run_failed, recovery … (docs/alerts.md)"),
         _text("severity", "info, warning or critical"),
         _text("title", "one line"),
         _text("body", "the message, plain text"),
-        _text("status", "pending, delivered, failed or no_destination"),
-        _count("attempts", "", "deliveries tried"),
-        _time("delivered_at", "when it arrived", nullable=True),
+        _text("status", "pending, delivered, failed, suppressed or no_destination; of its destinations together"),
+        _count("attempts", "", "deliveries tried, of all destinations"),
+        _time("delivered_at", "when it first arrived", nullable=True),
         _text("error", "the last failure, without secrets", nullable=True),
+        _text("subject", "what it is about; alike are told once in a window, and a recovery ends it", nullable=True),
+    ),
+    _build(
+        "alert_deliveries",
+        "What became of each alert at each destination: the outbox's state, so that a kill loses none.",
+        ("alert_id", "destination"),
+        "created_at",
+        _text("alert_id", "the alert"),
+        _text("destination", "scheme and a digest of its URL, such as tgram-1f0c2a9b"),
+        _time("created_at", "the alert's instant"),
+        _text("status", "pending, sending, delivered, failed or suppressed"),
+        _count("attempts", "", "deliveries begun"),
+        _time("next_try_at", "not before; of one being sent: when it counts as interrupted", nullable=True),
+        _time("begun_at", "when the newest attempt began", nullable=True),
+        _time("delivered_at", "when the destination took it", nullable=True),
+        _text("error", "the last failure, without secrets", nullable=True),
+        _flag("holds", "whether the failure was the destination's, which then waits with all of its alerts"),
+        _text("folded_into", "of a suppressed one: the delivered alert that tells of the same", nullable=True),
     ),
     _build(
         "manual_trades",
