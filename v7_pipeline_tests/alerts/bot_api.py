@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -90,16 +90,12 @@ def serve() -> Iterator[BotApi]:
             self.wfile.write(body)
 
         def handle(self) -> None:
-            try:
+            with suppress(OSError, ValueError):  # the client has gone, or was cut off
                 super().handle()
-            except (OSError, ValueError):
-                pass  # the client has gone, or was cut off
 
         def finish(self) -> None:
-            try:
+            with suppress(OSError, ValueError):
                 super().finish()
-            except (OSError, ValueError):
-                pass
 
         def log_message(self, *parts: Any) -> None:
             pass
