@@ -7,6 +7,7 @@ store busy an alert would be lost. It reads each run's events, which works on SQ
 # No postponed annotations here: Dagster reads those of its decorated functions as they are.
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ import dagster as dg
 
 from v7_pipeline.alerts.trouble import CheckSeen
 from v7_pipeline.orchestration.schedules import SCHEDULE
+from v7_pipeline.scan.alerting import deliver_pending
 from v7_pipeline.scan.pulse import feel_pulse, run_ended, tell_ticks, write_summary
 from v7_pipeline.scan.runtime import Runtime
 from v7_pipeline.settings import Settings, without_secrets
@@ -56,7 +58,12 @@ def build_alert_sensors(runtime: Runtime) -> list[dg.SensorDefinition]:
             if runtime.store.schema_version() is not None:
                 raise
             return _ended(context, after, seen, f"no store yet: {error}")
-        return _ended(context, after, seen, f"{told} alert{'' if told == 1 else 's'} written")
+        said = f"{told} alert{'' if told == 1 else 's'} written"
+        if told:  # at once: the outbox's own tick may be half a minute away
+            with suppress(StoreBusy):
+                delivered, failed = deliver_pending(runtime)
+                said += f"; {delivered} delivered, {failed} failed"
+        return _ended(context, after, seen, said)
 
     @dg.sensor(
         name=PULSE_SENSOR,
