@@ -308,3 +308,67 @@ def test_lesson_30_no_token_is_written_to_the_store(make_settings: Make, bot_api
     row = runtime.store.rows("SELECT * FROM alert_deliveries")[0]
     assert "answered 401" in row["error"] and row["holds"] is True
     assert TOKEN.partition(":")[2] not in str(row) + str(alerts(runtime))
+
+
+def test_between_two_messages_to_a_destination_there_is_a_second(make_settings: Make, places: Places) -> None:
+    runtime = watched(make_settings, alert_urls=f"{ONE} {TWO}")
+    for key in ("a", "b", "c"):
+        put(runtime, key)
+    pauses: list[float] = []
+    assert deliver_pending(runtime, sender=places, pause=pauses.append) == (6, 0)
+    assert pauses == [1.0] * 4
+
+
+KILLED_IN_THE_STORE = """
+import os, sys
+from contextlib import contextmanager
+from datetime import datetime
+from v7_pipeline.scan.alerting import deliver_pending
+from v7_pipeline.scan.runtime import build_runtime
+from v7_pipeline.settings import load_settings
+from v7_pipeline.store import Store
+home, url, at, point, when = sys.argv[1:]
+runtime = build_runtime(load_settings(home=home, mode="demo", alert_urls=url), clock=lambda: datetime.fromisoformat(at))
+entered, own = [], Store.transaction
+@contextmanager
+def transaction(self):
+    with own(self) as tx:
+        entered.append(1)
+        yield tx
+        if len(entered) == int(point) and when == "before":
+            os.kill(os.getpid(), 9)
+    if len(entered) == int(point):
+        os.kill(os.getpid(), 9)
+Store.transaction = transaction
+deliver_pending(runtime, pause=lambda _: None)
+"""
+
+
+@pytest.mark.slow
+def test_killed_before_and_after_each_commit_every_alert_arrives_and_each_repeat_is_marked(
+    make_settings: Make, bot_api: BotApi, tmp_path: Path
+) -> None:
+    url = bot_api.json_url.get_secret_value()
+    repeats = 0
+    for point in range(1, 7):
+        for when in ("before", "after"):
+            runtime = watched(make_settings, home=tmp_path / f"{point}-{when}", alert_urls=url)
+            for key in ("first", "second"):
+                put(runtime, key)
+            runtime.store.close()
+            bot_api.received.clear()
+            arguments = [str(runtime.settings.home), url, NOW.isoformat(), str(point), when]
+            command = [sys.executable, "-c", KILLED_IN_THE_STORE, *arguments]
+            ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+            assert ended.returncode == -9, (point, when, ended.stderr)
+            for _ in range(2):
+                deliver_pending(runtime, pause=lambda _: None)
+                runtime.clock.pass_(seconds=LEASE.total_seconds() + 1)  # type: ignore[attr-defined]
+            deliver_pending(runtime, pause=lambda _: None)
+            assert set(deliveries(runtime).values()) == {"delivered"}, (point, when)
+            for key in ("first", "second"):
+                texts = [text for text in bot_api.texts if key in text.partition("\n")[0]]
+                plain = [text for text in texts if "Perhaps a repeat" not in text]
+                assert 1 <= len(texts) <= 2 and len(plain) <= 1, (point, when, texts)
+                repeats += len(texts) - 1
+    assert repeats == 2  # killed with the message sent and its end not written: once for each
