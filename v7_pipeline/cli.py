@@ -24,6 +24,7 @@ from v7_pipeline import (
     cli_llm,
     cli_store,
     cli_trade,
+    cli_watchdog,
 )
 from v7_pipeline.cli_common import Demo, UsageProblemError
 from v7_pipeline.cli_common import settings_of as _settings
@@ -51,6 +52,7 @@ app.add_typer(cli_trade.words)
 app.add_typer(cli_attribution.app)  # without a name: its command is ours
 app.add_typer(cli_store.app)  # without a name: its commands are ours
 app.add_typer(cli_halt.app)  # without a name: its commands are ours
+app.add_typer(cli_watchdog.app)
 
 Symbols = Annotated[str | None, typer.Option(help="Products, separated by commas, such as BTC-USD,ETH-USD.")]
 

@@ -10,9 +10,10 @@ import math
 import os
 import re
 import tomllib
-from datetime import date
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
@@ -249,7 +250,24 @@ class Settings(BaseSettings):
     )
     log_json: bool = Field(False, description="one JSON object a line in every log, for programs that collect them")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="Apprise URLs (Telegram, Discord, e-mail …), separated by spaces"
+        (),
+        description="Apprise URLs (Telegram, Discord, e-mail …), separated by spaces; warning= or critical= before one "
+        "sends it only alerts that are as severe",
+    )
+    alert_window_min: float = Field(
+        60.0, ge=0, description="min; alerts of the same subject that follow a delivered one are counted, not sent"
+    )
+    alert_quiet: Annotated[tuple[time, time] | None, NoDecode] = Field(
+        None, description="hours such as 22:00-07:00 in which info alerts wait; warnings and critical ones are sent"
+    )
+    alert_zone: str = Field("UTC", description="time zone of quiet hours and the daily summary, such as Europe/Prague")
+    alert_summary_at: Annotated[time | None, NoDecode] = Field(
+        time(7, 0), description="when the daily summary is written, such as 07:00; none: never"
+    )
+    alert_stale_s: float = Field(600.0, gt=0, description="s; a newest candle older than this is alerted as stale")
+    alert_skipped_ticks: int = Field(5, ge=1, description="ticks in a row without a run that are alerted")
+    watchdog_after_s: float = Field(
+        600.0, gt=0, description="s without a finished scan after which v7 watchdog and the pulse alert"
     )
 
     @field_validator("symbols", mode="before")
@@ -268,7 +286,43 @@ class Settings(BaseSettings):
     @field_validator("alert_urls", mode="before")
     @classmethod
     def _split_urls(cls, value: Any) -> Any:
-        return tuple(value.split()) if isinstance(value, str) else value
+        urls = tuple(value.split()) if isinstance(value, str) else tuple(value)
+        for place, url in enumerate(urls, 1):  # what stands there may be a token: it is counted, not quoted
+            text = url.get_secret_value() if isinstance(url, SecretStr) else str(url)
+            if re.match(r"[^:/?]*=", text) and not re.match(r"(info|warning|critical)=[^=:/]+:", text):
+                raise ValueError(
+                    f"number {place} begins with no severity; write info=, warning= or critical= before a URL"
+                )
+        return urls
+
+    @field_validator("alert_quiet", mode="before")
+    @classmethod
+    def _split_quiet(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if not value.strip():
+            return None
+        start, _, end = value.partition("-")
+        hours = (_clock(start), _clock(end))
+        if hours[0] == hours[1]:
+            raise ValueError(f"{value!r} begins when it ends; write hours such as 22:00-07:00")
+        return hours
+
+    @field_validator("alert_summary_at", mode="before")
+    @classmethod
+    def _summary_time(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return None if value.strip().lower() in ("", "none") else _clock(value)
+        return value
+
+    @field_validator("alert_zone")
+    @classmethod
+    def _a_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ValueError, OSError, ZoneInfoNotFoundError):
+            raise ValueError(f"{value!r} is no time zone; write one such as Europe/Prague") from None
+        return value
 
     @field_validator("analysts_file")
     @classmethod
@@ -439,6 +493,14 @@ def _read_analyst(path: Path, place: int, entry: Any) -> ListedAnalyst:
         where = ".".join(str(part) for part in first["loc"]) or "the entry"
         known = ", ".join(ListedAnalyst.model_fields)
         raise ValueError(f"analyst {named} of {path}: {where}: {first['msg']}; an entry has {known}") from None
+
+
+def _clock(text: str) -> time:
+    """A time of day written HH:MM."""
+    if not re.fullmatch(r"\s*([01]?\d|2[0-3]):[0-5]\d\s*", text):
+        raise ValueError(f"{text.strip()!r} is no time of day; write it as 07:00")
+    hour, minute = text.split(":")
+    return time(int(hour), int(minute))
 
 
 def _pairs(value: Any, problem: str) -> Any:

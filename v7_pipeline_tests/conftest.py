@@ -62,3 +62,15 @@ def make_runtime(make_settings: Callable[..., Any], sandbox: Any) -> Callable[..
         return runtime
 
     return make
+
+
+@pytest.fixture
+def bot_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A stand-in of Telegram's Bot API, to which Apprise's tgram:// leads meanwhile."""
+    from apprise.plugins.telegram import NotifyTelegram
+
+    from v7_pipeline_tests.alerts.bot_api import serve
+
+    with serve() as api:
+        monkeypatch.setattr(NotifyTelegram, "notify_url", api.bot_url)
+        yield api

@@ -188,3 +188,31 @@ def test_lesson_21_a_store_of_one_mode_is_refused_by_the_other(
     build_runtime(make_settings(mode=mine, store=url)).prepare_store()
     with pytest.raises(ScanError, match=f"holds {mine} data and this is {other} mode"):
         build_runtime(make_settings(mode=other, store=url)).prepare_store()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"alert_urls": "json://fine hunter2=tgram://x"}, "number 2 begins with no severity"),
+        ({"alert_urls": "critical=hunter2"}, "number 1 begins with no severity"),
+        ({"alert_quiet": "22-7"}, "'22' is no time of day"),
+        ({"alert_quiet": "22:00-22:00"}, "begins when it ends"),
+        ({"alert_summary_at": "25:00"}, "'25:00' is no time of day"),
+        ({"alert_zone": "Prague"}, "'Prague' is no time zone"),
+        ({"alert_zone": "../etc"}, "is no time zone"),
+    ],
+)
+def test_settings_of_alerts_say_what_is_wrong_without_the_url(changes: dict[str, str], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence) as refused:
+        load_settings(**changes)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_urls_with_an_equals_sign_of_their_own_and_severities_are_kept() -> None:
+    text = "json://host/?a=b critical=tgram://1:x/2 mailto://u:p=w@host"
+    urls = load_settings(alert_urls=text).alert_urls
+    assert [url.get_secret_value() for url in urls] == text.split()
+    assert (
+        load_settings(alert_quiet="").alert_quiet is None
+        and load_settings(alert_summary_at="none").alert_summary_at is None
+    )

@@ -1,58 +1,101 @@
-"""Sending pending alerts through Apprise, and what became of each.
+"""Sending one alert to one destination through Apprise, and what the destination said.
 
 A destination's URL holds its token: neither it nor anything quoted from it leaves this module.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Literal
 
-import pandas as pd
 from pydantic import SecretStr
 
-__all__ = ["BODY_LIMIT", "deliver", "shorten"]
+__all__ = ["BODY_LIMIT", "SEVERITIES", "Destination", "Result", "destinations", "send", "shorten"]
 
 BODY_LIMIT = 4000  # characters after HTML escaping, title included; Telegram refuses more than 4,096
+SEVERITIES = ("info", "warning", "critical")
+
+_MEANINGS = {
+    400: "it refused this message",
+    401: "the token or password is wrong; mend V7_ALERT_URLS",
+    403: "it is not allowed to write there: blocked, or not a member",
+    404: "there is no such place; mend V7_ALERT_URLS",
+    413: "the message is too long for it",
+    429: "too many messages",
+}
+_OF_THE_MESSAGE = frozenset({400, 413, 422})  # another message may pass: the destination itself is well
 
 
-def deliver(pending: pd.DataFrame, urls: Sequence[SecretStr], *, now: datetime) -> pd.DataFrame:
-    """Send each row of `pending` (alerts rows) to every URL; returns what became of each.
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where alerts of `severity` and above go; `name` tells it apart without its URL."""
 
-    The frame has alert_id, status, attempts, delivered_at and error:
+    name: str
+    severity: str
+    url: SecretStr
 
-    delivered: at least one destination took it (`error` counts those that did not; asking again would send
-    it twice to the others). failed: none did. no_destination: there are no URLs. `now`, an instant in UTC,
-    becomes delivered_at. Texts are sent as plain text, which Apprise escapes where a service wants HTML.
+    def wants(self, severity: str) -> bool:
+        """Whether alerts of `severity` go there; one that is not known goes everywhere."""
+        return severity not in SEVERITIES or SEVERITIES.index(severity) >= SEVERITIES.index(self.severity)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one attempt.
+
+    `kind`: delivered; message (this one was refused, others may pass); refused (the destination wants none until a
+    person mends it); busy (it is to be asked later, not before `retry_after_s` seconds where it named a time).
     """
-    if now.tzinfo is None:
-        raise ValueError(f"now {now} has no time zone; pass an instant in UTC")
-    rows = pending.to_dict("records")
-    if urls and rows:
-        with _quiet_logs():
-            services = [_service(url) for url in urls]
-            results = [_send(services, str(row["title"]), str(row["body"])) for row in rows]
-    else:
-        results = [("no_destination", None)] * len(rows)
-    instant = pd.Timestamp(now).tz_convert("UTC")
-    frame = pd.DataFrame(
-        {
-            "alert_id": [row["alert_id"] for row in rows],
-            "status": [status for status, _ in results],
-            "attempts": [
-                int(row["attempts"]) + (status != "no_destination")
-                for row, (status, _) in zip(rows, results, strict=True)
-            ],
-            "delivered_at": [instant if status == "delivered" else pd.NaT for status, _ in results],
-            "error": pd.Series([error for _, error in results], dtype=object),
-        }
-    )
-    frame["delivered_at"] = pd.to_datetime(frame["delivered_at"], utc=True).astype("datetime64[us, UTC]")
-    return frame
+
+    kind: Literal["delivered", "message", "refused", "busy"]
+    error: str | None = None
+    retry_after_s: float | None = None
+
+
+def destinations(urls: Sequence[SecretStr]) -> list[Destination]:
+    """The destinations of V7_ALERT_URLS, each once; a severity may stand before a URL, as critical=tgram://…"""
+    found: dict[str, Destination] = {}
+    for url in urls:
+        text = url.get_secret_value()
+        match = re.match(rf"({'|'.join(SEVERITIES)})=(.+)", text, re.DOTALL)
+        severity, address = (match[1], match[2]) if match else ("info", text)
+        scheme = re.match(r"[a-zA-Z0-9]{1,20}(?=:)", address)
+        digest = hashlib.sha256(address.encode()).hexdigest()[:8]
+        name = f"{scheme[0].lower() if scheme else 'unknown'}-{digest}"
+        found.setdefault(name, Destination(name, severity, SecretStr(address)))
+    return list(found.values())
+
+
+def send(destination: Destination, title: str, body: str) -> Result:
+    """Send one message as plain text, which Apprise escapes where a service wants HTML; nothing is raised or logged.
+
+    Seconds may pass: a service that does not answer is left after Apprise's time limits (4 s to connect, 4 s to read).
+    """
+    import apprise
+
+    heading = shorten(title, 250)
+    text = shorten(body, BODY_LIMIT - len(escape(heading)))
+    with _overheard() as said:
+        # Retrying is the outbox's: it outlives this process.
+        asset = apprise.AppriseAsset(storage_mode=apprise.PersistentStoreMode.MEMORY)
+        address = destination.url.get_secret_value()
+        service = apprise.Apprise.instantiate(address, asset=asset, suppress_exceptions=True)
+        if service is None:
+            return Result("refused", f"{destination.name} is no URL that Apprise can read; mend V7_ALERT_URLS")
+        client = apprise.Apprise(asset=asset)
+        client.add(service)
+        try:
+            done = client.notify(body=text, title=heading, body_format=apprise.NotifyFormat.TEXT)
+        except Exception as error:  # noqa: BLE001 - a plugin's fault must not stop the other destinations
+            return Result("busy", f"{destination.name} failed with {type(error).__name__}")
+    return Result("delivered") if done else _failure(destination.name, "\n".join(said))
 
 
 def shorten(text: str, limit: int) -> str:
@@ -68,41 +111,44 @@ def shorten(text: str, limit: int) -> str:
     return text[:kept] + "…"
 
 
-def _service(url: SecretStr) -> Any | None:
-    """The Apprise service behind a URL, or None where Apprise cannot read it."""
-    import apprise
+def _failure(name: str, said: str) -> Result:
+    """What Apprise's log lines tell: the HTTP status and how long to wait. Nothing else of them is kept."""
+    status = next((int(found) for found in re.findall(r"error=(\d{3})\b", said)), None)
+    waits = re.findall(r"retry after (\d+)|\"retry_after\":\s*(\d+(?:\.\d+)?)", said, re.IGNORECASE)
+    wait = max((float(a or b) for a, b in waits), default=None)
+    if status is None:
+        return Result("busy", f"{name} could not be reached or did not answer in time", wait)
+    error = f"{name} answered {status}" + (f": {_MEANINGS[status]}" if status in _MEANINGS else "")
+    if status in _OF_THE_MESSAGE:
+        return Result("message", error)
+    if status in (401, 403, 404):
+        return Result("refused", error)
+    return Result("busy", error + (f", retry after {wait:.0f} s" if wait else ""), wait)
 
-    asset = apprise.AppriseAsset(storage_mode=apprise.PersistentStoreMode.MEMORY)
-    return apprise.Apprise.instantiate(url.get_secret_value(), asset=asset, suppress_exceptions=True)
 
-
-def _send(services: Sequence[Any | None], title: str, body: str) -> tuple[str, str | None]:
-    import apprise
-
-    heading = shorten(title, 250)
-    text = shorten(body, BODY_LIMIT - len(escape(heading)))
-    failed = []
-    for number, service in enumerate(services, start=1):
-        if service is None:
-            failed.append(f"destination {number} is no URL that Apprise can read; mend V7_ALERT_URLS")
-            continue
-        client = apprise.Apprise(asset=service.asset)
-        client.add(service)
-        if not client.notify(body=text, title=heading, body_format=apprise.NotifyFormat.TEXT):
-            failed.append(f"destination {number} ({service.service_name}) refused it or could not be reached")
-    error = "; ".join(failed) or None
-    return ("failed" if len(failed) == len(services) else "delivered"), error
+_ONE_AT_A_TIME = threading.Lock()  # loggers are the process's
 
 
 @contextmanager
-def _quiet_logs() -> Iterator[None]:
-    """Keep Apprise and the HTTP library from logging: their lines hold the URL, and with it the token."""
-    loggers = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _overheard() -> Iterator[list[str]]:
+    """What Apprise and the HTTP library log meanwhile; nobody else hears it, since it holds the URL and its token."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    listener = Listener()
+    with _ONE_AT_A_TIME:
+        loggers = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
+        before = [(logger.level, logger.propagate, logger.handlers, logger.disabled) for logger in loggers]
+        for logger in loggers:
+            logger.propagate, logger.handlers = False, [listener]
+            logger.disabled = False
+            logger.setLevel(logging.DEBUG if logger.name == "apprise" else logging.CRITICAL + 1)
+        try:
+            yield said
+        finally:
+            for logger, (level, propagate, handlers, disabled) in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+                logger.propagate, logger.handlers, logger.disabled = propagate, handlers, disabled

@@ -27,7 +27,7 @@ __all__ = ["COLUMNS", "alerts_for_regimes", "alerts_for_rest", "alerts_for_scan"
 
 COLUMNS = (
     "alert_id", "created_at", "kind", "severity", "title", "body", "status", "attempts", "delivered_at",
-    "error",
+    "error", "subject",
 )  # fmt: skip
 _SIGNAL_COLUMNS = (
     "signal_id", "symbol", "strategy", "side", "confidence", "entry_price", "stop_price", "target_price",
@@ -105,8 +105,12 @@ def alerts_for_rest(
 
 
 def outbox(rows: Sequence[Mapping[str, Any]], *, demo: bool, gates_off: Sequence[str] = ()) -> pd.DataFrame:
-    """`rows` (alert_id, created_at, kind, severity, title, body) as they wait for delivery, marked where need be."""
-    frame = pd.DataFrame(list(rows), columns=["alert_id", "created_at", "kind", "severity", "title", "body"])
+    """`rows` (alert_id, created_at, kind, severity, title, body) as they wait for delivery, marked where need be.
+
+    A row may have a subject: alerts of the same one are told once in a window.
+    """
+    names = ["alert_id", "created_at", "kind", "severity", "title", "body", "subject"]
+    frame = pd.DataFrame([{"subject": None} | dict(row) for row in rows], columns=names)
     if gates_off:
         silent = ~frame["body"].astype(str).str.contains("GATES OFF: ", regex=False)
         frame.loc[silent, "body"] += f"\nGATES OFF: {','.join(gates_off)}"
@@ -176,6 +180,7 @@ def _failed(failures: Mapping[str, str], instant: pd.Timestamp) -> dict[str, Any
         "severity": "warning",
         "title": f"Scan of {time_text(instant)} failed for {', '.join(names)}",
         "body": "\n".join(f"{name}: {failures[name]}" for name in names),
+        "subject": f"scan_failed:{','.join(names)}",
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
+from v7_pipeline.orchestration.alert_sensors import build_alert_sensors
 from v7_pipeline.orchestration.repair import build_repair
 from v7_pipeline.scan.alerting import deliver_pending
 from v7_pipeline.scan.runtime import Runtime
@@ -18,7 +19,7 @@ __all__ = ["build_sensors"]
 
 
 def build_sensors(runtime: Runtime) -> list[dg.SensorDefinition]:
-    """The outbox's sensor and the two that watch."""
+    """The outbox's sensor, the two that watch, and those of runs and pulse."""
 
     @dg.sensor(
         name="alert_outbox",
@@ -56,7 +57,7 @@ def build_sensors(runtime: Runtime) -> list[dg.SensorDefinition]:
         return dg.SkipReason(_watched(runtime, lambda: watch_account(runtime, "ftmo_sensor")))
 
     repair_sensor = build_repair(runtime)[1]
-    return [alert_outbox, budget_sensor, ftmo_sensor, repair_sensor]
+    return [alert_outbox, budget_sensor, ftmo_sensor, repair_sensor, *build_alert_sensors(runtime)]
 
 
 def _watched(runtime: Runtime, watch: Callable[[], str]) -> str:

@@ -1,168 +1,120 @@
-"""Delivery over real HTTP to local stand-ins, and that no token is ever seen outside the request."""
+"""Delivery over real HTTP to a stand-in of the Bot API, and that no token is ever seen outside the request."""
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from html import escape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from v7_pipeline.alerts.deliver import BODY_LIMIT, deliver, shorten
+from v7_pipeline.alerts.deliver import BODY_LIMIT, Destination, Result, destinations, send, shorten
+from v7_pipeline_tests.alerts.bot_api import TOKEN, BotApi
 
-NOW = datetime(2023, 12, 11, 2, 13, tzinfo=UTC)
-TOKEN = "123456789:abcdefghij_klmnopqrstuvwxyz12345678"
-
-
-@dataclass
-class Service:
-    """What the stand-in answers with, and what it was sent."""
-
-    port: int
-    status: int = 200
-    answer: dict[str, Any] = field(default_factory=lambda: {"ok": True})
-    received: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    def url(self, secret: str = "s3cret") -> SecretStr:
-        return SecretStr(f"json://user:{secret}@127.0.0.1:{self.port}/hook")
+TELEGRAM = SecretStr(f"tgram://{TOKEN}/4242")
+BODY = "Stop: 41,580.00"
 
 
-@pytest.fixture
-def service() -> Iterator[Service]:
-    state = Service(0)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            state.received.append((self.path, json.loads(body)))
-            self.send_response(state.status)
-            self.end_headers()
-            self.wfile.write(json.dumps(state.answer).encode())
-
-        def log_message(self, *parts: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.port = server.server_port
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield state
-    server.shutdown()
-    server.server_close()
+def to(url: SecretStr) -> Destination:
+    return destinations([url])[0]
 
 
-@pytest.fixture
-def telegram(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
-    """The stand-in as Telegram's Bot API."""
-    from apprise.plugins.telegram import NotifyTelegram
-
-    monkeypatch.setattr(NotifyTelegram, "notify_url", f"http://127.0.0.1:{service.port}/bot")
-    return service
+def test_an_alert_arrives(bot_api: BotApi) -> None:
+    assert send(to(bot_api.json_url), "BUY BTC-USD", BODY) == Result("delivered")
+    assert bot_api.received[0][1]["title"] == "BUY BTC-USD" and bot_api.received[0][1]["message"] == BODY
 
 
-def pending(count: int = 1, body: str = "Stop: 41,580.00", attempts: int = 0) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "alert_id": [f"signal:{i}" for i in range(count)],
-            "title": "BUY BTC-USD",
-            "body": body,
-            "attempts": attempts,
-        }
+@pytest.mark.parametrize(
+    ("fault", "kind", "wait", "words"),
+    [
+        ("429", "busy", 5.0, "answered 429: too many messages, retry after 5 s"),
+        ("400", "message", None, "answered 400: it refused this message"),
+        ("401", "refused", None, "answered 401: the token or password is wrong"),
+        ("403", "refused", None, "answered 403: it is not allowed to write there"),
+        ("404", "refused", None, "answered 404"),
+        ("500", "busy", None, "answered 500"),
+        ("garbage", "busy", None, "answered 502"),
+        ("cut", "busy", None, "could not be reached"),
+    ],
+)
+def test_the_bot_apis_recorded_errors_are_told_apart(
+    bot_api: BotApi, fault: str, kind: str, wait: float | None, words: str
+) -> None:
+    bot_api.fault = fault
+    result = send(to(TELEGRAM), "title", BODY)
+    assert (result.kind, result.retry_after_s) == (kind, wait)
+    assert words in str(result.error) and str(result.error).startswith("tgram-")
+
+
+def test_a_service_that_does_not_answer_is_left_after_its_limit(bot_api: BotApi) -> None:
+    bot_api.fault = "slow"
+    result = send(to(SecretStr(f"{TELEGRAM.get_secret_value()}?rto=0.3")), "title", BODY)
+    assert result.kind == "busy" and "did not answer in time" in str(result.error)
+
+
+def test_a_severity_may_stand_before_a_url_and_each_is_kept_once() -> None:
+    found = destinations(
+        [
+            SecretStr("json://one.example/a"),
+            SecretStr("critical=json://two.example/b"),
+            SecretStr("json://one.example/a"),
+        ]
     )
+    assert [place.severity for place in found] == ["info", "critical"] and found[0].name.startswith("json-")
+    assert found[1].url.get_secret_value() == "json://two.example/b"
+    assert [found[1].wants(severity) for severity in ("info", "warning", "critical", "new")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
-def test_an_alert_arrives_and_is_marked_delivered_at_the_given_instant(service):
-    result = deliver(pending(2), [service.url()], now=NOW)
-    assert [sent["message"] for _, sent in service.received] == ["Stop: 41,580.00"] * 2
-    assert service.received[0][1]["title"] == "BUY BTC-USD"
-    assert result["status"].tolist() == ["delivered", "delivered"]
-    assert result["delivered_at"].tolist() == [NOW, NOW]
-    assert result["attempts"].tolist() == [1, 1]
-    assert result["error"].isna().all()
-    assert list(result.columns) == ["alert_id", "status", "attempts", "delivered_at", "error"]
+def test_an_unreadable_url_says_which_setting_to_mend_and_not_what_it_holds() -> None:
+    result = send(to(SecretStr("nonsense://s3cret-token")), "title", BODY)
+    assert result.kind == "refused" and "V7_ALERT_URLS" in str(result.error)
+    assert "s3cret" not in repr(result) + repr(destinations([SecretStr("nonsense://s3cret-token")]))
 
 
-def test_a_refusal_is_failed_and_counted(service):
-    service.status = 500
-    row = deliver(pending(attempts=2), [service.url()], now=NOW).iloc[0]
-    assert (row["status"], row["attempts"]) == ("failed", 3)
-    assert pd.isna(row["delivered_at"])
-    assert "destination 1 (JSON)" in row["error"]
-
-
-def test_one_of_two_destinations_suffices_and_the_other_is_named(service):
-    unreachable = SecretStr("json://127.0.0.1:9/hook")
-    row = deliver(pending(), [unreachable, service.url()], now=NOW).iloc[0]
-    assert row["status"] == "delivered"
-    assert row["error"].startswith("destination 1 ")
-    assert len(service.received) == 1
-
-
-def test_without_urls_there_is_no_destination_and_nothing_is_counted_as_tried():
-    row = deliver(pending(), [], now=NOW).iloc[0]
-    assert (row["status"], row["attempts"]) == ("no_destination", 0)
-    assert deliver(pending(0), [SecretStr("json://127.0.0.1:9")], now=NOW).empty
-
-
-def test_an_unreadable_url_says_which_setting_to_mend_and_not_what_it_holds(service):
-    row = deliver(pending(), [SecretStr("nonsense://s3cret-token")], now=NOW).iloc[0]
-    assert row["status"] == "failed"
-    assert "V7_ALERT_URLS" in row["error"]
-    assert "s3cret" not in row["error"]
-
-
-@pytest.mark.parametrize("code", [200, 401, 429])
-def test_lesson_30_the_telegram_token_is_in_no_log_and_no_error(telegram, caplog, capfd, code):
-    telegram.status = code
-    telegram.answer = {
-        "ok": code == 200,
-        "error_code": code,
-        "description": f"Unauthorized /bot{TOKEN}/sendMessage",
-    }
+@pytest.mark.parametrize("fault", ["", "401", "429", "400", "garbage", "cut"])
+def test_lesson_30_the_telegram_token_is_in_no_log_and_no_error(
+    bot_api: BotApi, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], fault: str
+) -> None:
+    bot_api.fault = fault
     with caplog.at_level(logging.DEBUG):
-        result = deliver(pending(), [SecretStr(f"tgram://{TOKEN}/4242")], now=NOW)
-    assert telegram.received[0][0] == f"/bot{TOKEN}/sendMessage"  # it was used …
+        logging.getLogger("apprise").setLevel(logging.DEBUG)
+        result = send(to(TELEGRAM), "title", BODY)
+    assert bot_api.received[0][0] == f"/bot{TOKEN}/sendMessage"  # it was used …
     out, err = capfd.readouterr()
-    secret = TOKEN.partition(":")[2]
-    assert secret not in caplog.text + result.to_csv() + out + err  # … and not told
-    assert result["status"].iloc[0] == ("delivered" if code == 200 else "failed")
+    assert TOKEN.partition(":")[2] not in caplog.text + repr(result) + out + err  # … and not told
 
 
-def test_lesson_30_an_unreachable_service_does_not_leak_its_url_either(caplog):
+def test_lesson_30_an_unreachable_service_does_not_leak_its_url_either(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        result = deliver(pending(), [SecretStr("json://user:s3cret@127.0.0.1:9/hook")], now=NOW)
-    assert "s3cret" not in caplog.text + result.to_csv()
+        result = send(to(SecretStr("json://user:s3cret@127.0.0.1:9/hook")), "title", BODY)
+    assert result.kind == "busy" and "s3cret" not in caplog.text + repr(result)
 
 
-def test_lesson_31_markup_from_an_analyst_reaches_telegram_escaped(telegram):
-    deliver(pending(body="p <0.5 & <script>alert(1)</script>"), [SecretStr(f"tgram://{TOKEN}/4242")], now=NOW)
-    sent = telegram.received[0][1]
+def test_lesson_31_markup_from_an_analyst_reaches_telegram_escaped(bot_api: BotApi) -> None:
+    assert send(to(TELEGRAM), "p <0.5", "p <0.5 & <script>alert(1)</script>").kind == "delivered"
+    sent = bot_api.received[0][1]
     assert sent["parse_mode"] == "HTML"
-    assert "&lt;script&gt;" in sent["text"]
-    assert "<script>" not in sent["text"]
-    assert "&amp; " in sent["text"]
+    assert "&lt;script&gt;" in sent["text"] and "<script>" not in sent["text"] and "&amp; " in sent["text"]
 
 
-def test_lesson_31_a_long_text_is_cut_after_escaping_and_within_telegrams_limit(telegram):
-    deliver(pending(body="<&>" * 3000), [SecretStr(f"tgram://{TOKEN}/4242")], now=NOW)
-    assert len(telegram.received) == 1
-    text = telegram.received[0][1]["text"]
+def test_lesson_31_a_long_text_is_cut_after_escaping_and_within_telegrams_limit(bot_api: BotApi) -> None:
+    send(to(TELEGRAM), "<&>" * 300, "<&>" * 3000)
+    assert len(bot_api.received) == 1
+    text = bot_api.received[0][1]["text"]
     assert 3500 < len(text) <= 4096
     assert text.rstrip().endswith("…")
 
 
 @given(st.text(alphabet="ab<>&\"'\n…é", max_size=300), st.integers(5, 200))
 @settings(max_examples=80, deadline=None)
-def test_shortened_text_fits_once_escaped_and_is_a_beginning(text, limit):
+def test_shortened_text_fits_once_escaped_and_is_a_beginning(text: str, limit: int) -> None:
     short = shorten(text, limit)
     assert len(escape(short)) <= limit
     if short != text:
@@ -171,10 +123,5 @@ def test_shortened_text_fits_once_escaped_and_is_a_beginning(text, limit):
         assert len(escape(text[: len(short)])) + 1 > limit  # one more character would not have fitted
 
 
-def test_the_limit_leaves_room_below_telegrams():
+def test_the_limit_leaves_room_below_telegrams() -> None:
     assert BODY_LIMIT + len("DEMO ") <= 4096
-
-
-def test_lesson_04_a_naive_instant_is_refused():
-    with pytest.raises(ValueError, match="no time zone"):
-        deliver(pending(), [], now=datetime(2023, 12, 11))  # noqa: DTZ001

@@ -40,7 +40,7 @@ def tick(runtime: Runtime, name: str, instance: dg.DagsterInstance) -> str:
 
 def test_both_run_from_the_start_within_a_minute(make_settings: Make) -> None:
     sensors = {sensor.name: sensor for sensor in build_definitions(make_settings()).sensors or ()}
-    assert set(sensors) == {"alert_outbox", "repair_sensor", *WATCHING}
+    assert set(sensors) == {"alert_outbox", "run_sensor", "pulse_sensor", "repair_sensor", *WATCHING}
     for name in WATCHING:
         assert sensors[name].default_status is dg.DefaultSensorStatus.RUNNING
         assert 30 <= sensors[name].minimum_interval_seconds <= 60  # type: ignore[union-attr, operator]

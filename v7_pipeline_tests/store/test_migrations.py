@@ -100,7 +100,12 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
     outcomes = schema.TABLES["outcomes"]
     later = ("holding_minutes", "gap_minutes", "slippage", "labelled_at")
     known = tuple(c for c in outcomes.columns if c.name not in later)
+    alerts = schema.TABLES["alerts"]
+    untold = tuple(c for c in alerts.columns if c.name != "subject")
+    order = list(schema.TABLES)
     with monkeypatch.context() as past:
+        past.setitem(schema.TABLES, "alerts", dataclasses.replace(alerts, columns=untold))
+        past.delitem(schema.TABLES, "alert_deliveries")
         past.setitem(schema.TABLES, "outcomes", dataclasses.replace(outcomes, columns=known))
         past.setitem(schema.TABLES, "llm_signals", dataclasses.replace(signals, columns=fewer))
         past.setitem(schema.TABLES, "gated_signals", dataclasses.replace(gated, columns=older))
@@ -117,6 +122,9 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
             tx.insert_new("win_rates", make_rows("win_rates", 3)[[c.name for c in bare]])
             tx.upsert("theory_attribution", make_rows("theory_attribution", 3)[[c.name for c in short]])
             tx.insert_new("outcomes", make_rows("outcomes", 3)[[c.name for c in known]])
+            tx.insert_new("alerts", make_rows("alerts", 3)[[c.name for c in untold]])
+    for name in order:  # what was left out came back at the end, and pages are made in the schema's order
+        schema.TABLES[name] = schema.TABLES.pop(name)
     newer = open_store(**place)
     newer.migrate("0.2.0", NOW)
     assert newer.read("schema_version")["version"].tolist()[:2] == [1, 2]
@@ -133,6 +141,9 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
     assert worth["accuracy"].notna().any() and newer.read("theory_weights").empty
     labels = newer.read("outcomes")[list(later)]
     assert len(labels) == 3 and labels.isna().all(axis=None)  # version 5: nobody had noted them
+    told = newer.read("alerts")
+    assert len(told) == 3 and told["subject"].isna().all()  # version 6: no alert had a subject
+    assert newer.read("alert_deliveries").empty
     assert (
         "theory_features_1" not in newer.query("SELECT table_name FROM information_schema.tables")["table_name"].values
     )
