@@ -35,7 +35,7 @@ def psi(expected: npt.ArrayLike, actual: npt.ArrayLike, *, bins: int = _BINS) ->
     return _index(_counts(one, edges), _counts(other, edges))
 
 
-def shifts(readings: pd.DataFrame, columns: Sequence[str], *, day: pd.Timestamp, min_days: int = 7) -> pd.DataFrame:
+def shifts(readings: pd.DataFrame, columns: Sequence[str], *, day: pd.Timestamp, min_days: int = 14) -> pd.DataFrame:
     """How far each column's distribution on `day` lies from that of the days before it, which `readings` also holds.
 
     `readings` has as_of and `columns`. Minutes of one day resemble each other, so that ordinary days lie far from a

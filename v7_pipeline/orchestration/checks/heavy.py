@@ -44,14 +44,12 @@ class Day:
     runtime: Runtime
     start: datetime
     end: datetime
+    #: Whose decisions and outcomes are looked at.
+    source: str
 
     @property
     def name(self) -> str:
         return f"{self.start:%Y-%m-%d}"
-
-    @property
-    def source(self) -> str:
-        return self.runtime.settings.source
 
     @cached_property
     def candles(self) -> pd.DataFrame:
@@ -223,7 +221,7 @@ def _no_shift(day: Day) -> Finding:
     )
     found = shifts(rows, names, day=pd.Timestamp(day.start))
     if found.empty:
-        return Finding(0, {"told": "fewer than 7 days before it: nothing to compare with"})
+        return Finding(0, {"told": "fewer than 14 days before it: nothing to compare with"})
     moved = found[found["shifted"]].sort_values("psi", ascending=False)
     shown = [(row.column, f"{row.psi:.2f}", f"{row.usual:.2f}") for row in moved.itertuples()]
     header = ("column", "index", "largest of the days before")
@@ -538,13 +536,13 @@ DAILY: tuple[FrameCheck, ...] = (
 def day_of(runtime: Runtime, instant: datetime) -> Day:
     """The day that the hour ending at `instant` lies in, up to that instant: at midnight the whole day before."""
     end = minute(instant)
-    return Day(runtime, (end - _MINUTE).replace(hour=0, minute=0), end)
+    return Day(runtime, (end - _MINUTE).replace(hour=0, minute=0), end, runtime.settings.source)
 
 
 def day_before(runtime: Runtime, instant: datetime) -> Day:
     """The whole day before that of `instant`."""
     start = minute(instant).replace(hour=0, minute=0) - _DAY
-    return Day(runtime, start, start + _DAY)
+    return Day(runtime, start, start + _DAY, runtime.settings.source)
 
 
 def run_heavy(checks: Sequence[FrameCheck], day: Day, names: frozenset[str]) -> Iterator[tuple[FrameCheck, Finding]]:
