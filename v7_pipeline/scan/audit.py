@@ -64,6 +64,7 @@ def look_ahead(
         symbols = tuple(rows["symbol"])
         again = readings(store, symbols, instant, instant + MINUTE, settings=settings, source=source)
         found.append(differences(rows, again))
+    found = [each for each in found if len(each)]
     return (pd.concat(found, ignore_index=True) if found else _none()), len(chosen)
 
 
@@ -86,19 +87,14 @@ def differences(stored: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame:
     one = stored.set_index(_KEY)[list(_COMPARED)].sort_index()
     other = _as_stored(again).set_index(_KEY)[list(_COMPARED)].sort_index()
     gone = one.index.difference(other.index)
-    rows = [pd.DataFrame({"symbol": s, "as_of": t, "column": "(row)"}, index=[0]) for s, t in gone]
+    lost = gone.to_frame(index=False).assign(column="(row)", stored=np.nan, again=np.nan)
     one = one.drop(index=gone)
-    a, b = one.to_numpy(np.float64), other.loc[one.index].to_numpy(np.float64)
-    unequal = ~((a == b) | (np.isnan(a) & np.isnan(b)))
-    for row, column in zip(*np.nonzero(unequal), strict=True):
-        symbol, at = one.index[row]
-        rows.append(
-            pd.DataFrame(
-                {"symbol": symbol, "as_of": at, "column": _COMPARED[column], "stored": a[row, column],
-                 "again": b[row, column]}, index=[0],
-            )
-        )  # fmt: skip
-    return pd.concat(rows, ignore_index=True) if rows else _none()
+    a, b = one.to_numpy(np.float64), other.reindex(one.index).to_numpy(np.float64)
+    row, column = np.nonzero(~((a == b) | (np.isnan(a) & np.isnan(b))))
+    moved = one.index[row].to_frame(index=False)
+    moved = moved.assign(column=np.array(_COMPARED, object)[column], stored=a[row, column], again=b[row, column])
+    parts = [part for part in (lost, moved) if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else _none()
 
 
 def asymmetric_votes(candles: pd.DataFrame, settings: Settings, since: datetime) -> tuple[pd.DataFrame, int]:

@@ -22,7 +22,8 @@ AS_OF = datetime(2026, 3, 3, 12, 0, tzinfo=UTC)
 ALL = frozenset(check.name for check in CHECKS)
 
 FAULTS = {
-    "candles_are_closed_minutes": "UPDATE candles SET fetched_at = open_time WHERE open_time = '2026-03-03 11:58:00+00'",
+    "candles_are_closed_minutes": "UPDATE candles SET fetched_at = open_time "
+    "WHERE open_time = '2026-03-03 11:58:00+00'",
     "newest_candle_is_fresh": "DELETE FROM candles WHERE symbol = 'SOL-USD' AND open_time >= '2026-03-03 11:50:00+00'",
     "spend_within_budget": """
         INSERT INTO llm_calls BY NAME SELECT 'x' AS call_id, 1 AS attempt, 'x' AS signal_id, 'BTC-USD' AS symbol, as_of,

@@ -44,9 +44,11 @@ READING = "symbol = 'BTC-USD' AND as_of = '2026-03-11 15:00:00+00'"
 MARKET_FAULTS = {
     "candles_fit_the_schema": f"UPDATE candles SET volume = -1 WHERE {MOMENT}",
     "candles_fit_the_schema: source": f"UPDATE candles SET source = 'guess' WHERE {MOMENT}",
-    "candles_complete": "DELETE FROM candles WHERE open_time BETWEEN '2026-03-11 12:40:00+00' AND '2026-03-11 13:59:00+00'",
+    "candles_complete": "DELETE FROM candles WHERE open_time "
+    "BETWEEN '2026-03-11 12:40:00+00' AND '2026-03-11 13:59:00+00'",
     "candles_complete: thin": f"DELETE FROM candles WHERE open_time BETWEEN {DAY} AND minute(open_time) % 3 = 0",
-    "few_minutes_without_volume": f"UPDATE candles SET volume = 0 WHERE open_time BETWEEN {DAY} AND hour(open_time) = 5",
+    "few_minutes_without_volume": f"UPDATE candles SET volume = 0 WHERE open_time "
+    f"BETWEEN {DAY} AND hour(open_time) = 5",
     "no_jump": f"UPDATE candles SET high = high * 1.08 WHERE {MOMENT}",
     "theory_features_fit_the_schema": f"UPDATE theory_features SET observed_share = 2 WHERE {READING}",
     "theory_features_fit_the_schema: range": f"UPDATE theory_features SET p_bull = 1.5 WHERE {READING}",
