@@ -43,21 +43,44 @@ def reason_codes() -> str:
 
 
 def checks() -> str:
-    from v7_pipeline.orchestration.checks.scan_checks import CHECKS
+    from v7_pipeline.orchestration.checks import ALL_CHECKS
+    from v7_pipeline.orchestration.checks.base import WARN, Check
 
+    def strength(check: Check) -> str:
+        if check.blocking:
+            return "blocks what is downstream"
+        return "warning" if check.severity is WARN else "error"
+
+    def section(check: Check, when: str) -> str:
+        return (
+            f"### {check.name}\n\nOf `{check.asset}`, {when}; {strength(check)}.\n\n"
+            f"**What it asks.** {check.meaning}\n\n**What it means.** {check.means}\n\n"
+            f"**What to do.** {check.remedy}"
+        )
+
+    when = {"scan": "in every scan", "hourly": "every hour", "daily": "every day"}
+    every = [(check, period) for period, checks in ALL_CHECKS.items() for check in checks]
     return page(
         "Checks",
         """
-        The fast checks run with every scan, as one op over one read of the store, and look at that scan's instant only.
-        A failed check does not stop the scan: what must never be stored is refused before the write. A check that
-        cannot look raises, so that a crash is never taken for bad data.
+        The fast checks run with every scan, as three ops of one read of the store each, and look at that scan's instant
+        or a short time before it. The heavy ones have two jobs of their own: `hourly_checks`, seven minutes past each
+        hour, looks at the UTC day so far (the first of a day at the whole day before); `daily_checks`, at 00:21 UTC,
+        looks at the day before. A check looks at its own day only, except where it compares with earlier ones.
+
+        Three strengths: a check that *blocks* keeps its scan from deciding on wrong rows; an *error* is a defect that
+        does not stop the scan; a *warning* asks a person to look. What must never be stored is refused before the
+        write. A check that cannot look raises, so that a crash is never taken for bad data.
         """,
-        table(("check", "asset", "what it asks"), ((f"`{c.name}`", c.asset, c.meaning) for c in CHECKS)),
+        table(
+            ("check", "asset", "when", "strength"),
+            ((f"[`{c.name}`](#{c.name})", c.asset, period, strength(c)) for c, period in every),
+        ),
         """
-        When one fails, open the check in Dagster: its metadata has the number of wrong rows and the instant.
-        `every_symbol_answered` names the symbol and the market's answer; the next scan fetches what is missing. Any
-        other failure is a defect of V7, not of the market: keep the store and open an issue with the run's id.
+        When one fails, open the check in Dagster: its metadata has how many rows are wrong, the instant or the day, and
+        the first of them. Below: what each asks, what its failure means, what to do.
         """,
+        *(section(check, when[period]) for check, period in every),
     )
 
 

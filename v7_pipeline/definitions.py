@@ -23,7 +23,7 @@ from v7_pipeline.orchestration.logger import build_loggers  # noqa: E402
 from v7_pipeline.orchestration.partitions import daily  # noqa: E402
 from v7_pipeline.orchestration.resources import store_resource  # noqa: E402
 from v7_pipeline.orchestration.retention import build_retention  # noqa: E402
-from v7_pipeline.orchestration.schedules import build_schedule  # noqa: E402
+from v7_pipeline.orchestration.schedules import build_check_schedules, build_schedule  # noqa: E402
 from v7_pipeline.orchestration.sensors import build_sensors  # noqa: E402
 from v7_pipeline.scan.runtime import Runtime, build_runtime  # noqa: E402
 from v7_pipeline.settings import Settings, load_settings  # noqa: E402
@@ -54,9 +54,9 @@ def build_definitions(
         resources["duckdb"] = duckdb_resource
     return dg.Definitions(
         assets=dg.with_source_code_references(build_assets(daily(settings.first_day))),
-        asset_checks=[build_checks(runtime)],
+        asset_checks=build_checks(runtime),
         jobs=[*jobs.values(), retention_job],
-        schedules=[build_schedule(settings, jobs[SCAN_JOB]), retention_schedule],
+        schedules=[build_schedule(settings, jobs[SCAN_JOB]), *build_check_schedules(jobs), retention_schedule],
         sensors=build_sensors(runtime),
         resources=resources,
         executor=dg.in_process_executor,

@@ -1,4 +1,7 @@
-"""The two jobs: `scan` (all six assets in one process) and `backfill_features` (candles and readings of whole days)."""
+"""The jobs: `scan` (all six assets), `backfill_features` (candles and readings of whole days), and the heavy checks'.
+
+`hourly_checks` and `daily_checks` only look; the scan leaves them out, and so never imports what they need.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,27 @@ from typing import Any
 
 import dagster as dg
 
+from v7_pipeline.orchestration.checks.base import Check
+from v7_pipeline.orchestration.checks.heavy import DAILY, HOURLY
 from v7_pipeline.orchestration.logger import JSON_CONFIG
 from v7_pipeline.orchestration.partitions import SCAN_TAG
 from v7_pipeline.settings import Settings
 
-__all__ = ["BACKFILL_JOB", "SCAN_JOB", "build_jobs"]
+__all__ = ["BACKFILL_JOB", "DAILY_JOB", "HOURLY_JOB", "SCAN_JOB", "build_jobs"]
 
 SCAN_JOB = "scan"
 BACKFILL_JOB = "backfill_features"
+HOURLY_JOB = "hourly_checks"
+DAILY_JOB = "daily_checks"
 
 
 def build_jobs(settings: Settings) -> dict[str, Any]:
-    """Both jobs by name. In-process: a process a step would cost twenty seconds of start-up a scan."""
+    """All jobs by name. In-process: a process a step would cost twenty seconds of start-up a scan."""
     config: Any = JSON_CONFIG if settings.log_json else None
     scan = dg.define_asset_job(
         SCAN_JOB,
         config=config,
-        selection=dg.AssetSelection.all(),
+        selection=dg.AssetSelection.all() - _selection(*HOURLY, *DAILY),
         executor_def=dg.in_process_executor,
         description="One scan: fetch, read, decide, gate, follow, attribute. The instant is the run's tag v7/as_of.",
         # The limit of one on this tag (dagster.yaml) keeps two scans from running at once.
@@ -37,4 +44,22 @@ def build_jobs(settings: Settings) -> dict[str, Any]:
         description="Candles and readings of a range of days, in one run.",
         run_tags={"v7/backfill": "1"},
     )
-    return {SCAN_JOB: scan, BACKFILL_JOB: backfill}
+    hourly = dg.define_asset_job(
+        HOURLY_JOB,
+        config=config,
+        selection=_selection(*HOURLY),
+        executor_def=dg.in_process_executor,
+        description="Looks at the UTC day so far: schema, completeness, jumps, counts. Writes nothing.",
+    )
+    daily = dg.define_asset_job(
+        DAILY_JOB,
+        config=config,
+        selection=_selection(*DAILY),
+        executor_def=dg.in_process_executor,
+        description="Looks at yesterday: look-ahead audit, live = backfill, drift, equity. Writes nothing.",
+    )
+    return {SCAN_JOB: scan, BACKFILL_JOB: backfill, HOURLY_JOB: hourly, DAILY_JOB: daily}
+
+
+def _selection(*checks: Check) -> dg.AssetSelection:
+    return dg.AssetSelection.checks(*(dg.AssetCheckKey(dg.AssetKey(check.asset), check.name) for check in checks))

@@ -1,17 +1,21 @@
-"""The two-minute schedule: the tick is the scan's instant, and a tick is skipped while a scan is in flight."""
+"""The schedules: a scan every two minutes, skipped while one is in flight; the heavy checks every hour and every day.
+
+A tick's time is the instant that its run looks at or scans.
+"""
 
 # No postponed annotations here: Dagster reads those of its decorated functions as they are.
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
-from v7_pipeline.orchestration.jobs import SCAN_JOB
+from v7_pipeline.orchestration.jobs import DAILY_JOB, HOURLY_JOB, SCAN_JOB
 from v7_pipeline.orchestration.partitions import AS_OF_TAG, as_of_text, partition_of
 from v7_pipeline.scan.context import minute
 from v7_pipeline.settings import Settings
 
-__all__ = ["SCHEDULE", "build_schedule", "in_flight"]
+__all__ = ["SCHEDULE", "build_check_schedules", "build_schedule", "in_flight"]
 
 SCHEDULE = "every_two_minutes"
 
@@ -48,6 +52,34 @@ def build_schedule(settings: Settings, job: Any) -> dg.ScheduleDefinition:
         )
 
     return every_two_minutes
+
+
+def build_check_schedules(jobs: Mapping[str, Any]) -> list[dg.ScheduleDefinition]:
+    """The schedules of the hourly and the daily checks, running from the start.
+
+    Seven minutes past the hour, so that its last candles have arrived, and on an odd minute, between two scans. The
+    first hourly run of a day looks at the whole day before.
+    """
+    return [
+        _check_schedule(jobs[HOURLY_JOB], "7 * * * *", "The heavy checks of the day so far."),
+        _check_schedule(jobs[DAILY_JOB], "21 0 * * *", "The audits of the day before."),
+    ]
+
+
+def _check_schedule(job: Any, cron: str, description: str) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+    def checks_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        hour = minute(context.scheduled_execution_time).replace(minute=0)
+        return dg.RunRequest(run_key=f"{job.name}-{as_of_text(hour)}", tags={AS_OF_TAG: as_of_text(hour)})
+
+    return checks_schedule
 
 
 def in_flight(instance: dg.DagsterInstance, *, bound_s: float, now: datetime) -> tuple[str, float] | None:

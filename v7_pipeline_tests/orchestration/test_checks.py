@@ -22,6 +22,15 @@ AS_OF = datetime(2026, 3, 3, 12, 0, tzinfo=UTC)
 ALL = frozenset(check.name for check in CHECKS)
 
 FAULTS = {
+    "candles_are_closed_minutes": "UPDATE candles SET fetched_at = open_time "
+    "WHERE open_time = '2026-03-03 11:58:00+00'",
+    "newest_candle_is_fresh": "DELETE FROM candles WHERE symbol = 'SOL-USD' AND open_time >= '2026-03-03 11:50:00+00'",
+    "spend_within_budget": """
+        INSERT INTO llm_calls BY NAME SELECT 'x' AS call_id, 1 AS attempt, 'x' AS signal_id, 'BTC-USD' AS symbol, as_of,
+        'local' AS analyst, 'm' AS model, '[]' AS prompt, 'h' AS prompt_hash, 'p' AS prompt_version, '{}' AS parameters,
+        'reserved' AS status, as_of AS reserved_at, 3.01 AS reserved_usd, 'v' AS price_version, source, run_id,
+        code_version FROM scans""",
+    "provenance_not_mixed": "UPDATE candles SET source = 'live' WHERE open_time = '2026-03-03 11:58:00+00'",
     "every_symbol_answered": """UPDATE scans SET failures = '{"BTC-USD": "timed out"}'""",
     "ohlc_consistent": "UPDATE candles SET high = low / 2 WHERE open_time = '2026-03-03 11:58:00+00'",
     "votes_and_scores_in_range": "UPDATE theory_features SET price_momentum_vote = 1.5",
@@ -113,3 +122,53 @@ def test_an_answer_without_usage_has_its_call_and_a_lost_one_has_not(
         tx.execute("UPDATE llm_signals SET call_id = 'local-x' WHERE symbol = 'BTC-USD' AND status = 'answered'")
     (result,) = run_checks(runtime, AS_OF, frozenset({"every_answer_has_its_call"}))
     assert result[1] == bad
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        ("UPDATE candles SET open_time = open_time + INTERVAL 30 SECOND WHERE open_time = '2026-03-03 11:58:00+00'",
+         "candles_are_closed_minutes"),
+        ("UPDATE candles SET open_time = open_time + INTERVAL 1 DAY WHERE open_time = '2026-03-03 11:58:00+00'",
+         "candles_are_closed_minutes"),
+        ("UPDATE gated_signals SET accepted = true, reason_codes = '', side = 'BUY', quantity = 1, ftmo_ok = false",
+         "accepted_passed_every_gate"),
+        ("UPDATE llm_signals SET source = 'live' WHERE symbol = 'BTC-USD'", "provenance_not_mixed"),
+    ],
+)  # fmt: skip
+def test_further_faults_of_one_check(fault: str, check: str, scanned: tuple[Path, str], tmp_path: Path) -> None:
+    home, url = scanned
+    shutil.copytree(home, tmp_path / "home")
+    runtime = _runtime(tmp_path / "home", url)
+    with runtime.store.transaction() as tx:
+        tx.execute(fault)
+    (result,) = run_checks(runtime, AS_OF, frozenset({check}))
+    assert result[1] > 0
+
+
+def test_a_score_that_is_nothing_while_the_drift_is_within_its_error_is_not_stuck(
+    scanned: tuple[Path, str], tmp_path: Path
+) -> None:
+    """On eleven of 126 recorded symbol-days the plan's advantage was 0 all day, and its probabilities moved."""
+    home, url = scanned
+    shutil.copytree(home, tmp_path / "home")
+    runtime = _runtime(tmp_path / "home", url)
+    bad = []
+    for fault in ("monte_carlo_score = 0", "monte_carlo_score = 0, p_target = 0.3"):
+        with runtime.store.transaction() as tx:
+            tx.execute(f"UPDATE theory_features SET {fault}")
+        ((_, count, _),) = run_checks(runtime, AS_OF, frozenset({"scores_vary"}))
+        bad.append(count)
+    assert bad == [0, 3]
+
+
+def test_all_fast_checks_together_take_less_than_half_a_second(scanned: tuple[Path, str]) -> None:
+    import time
+
+    runtime = _runtime(*scanned)
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        list(run_checks(runtime, AS_OF, ALL))
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.5
