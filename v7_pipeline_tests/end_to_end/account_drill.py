@@ -146,7 +146,7 @@ class Drill(ABC):
         """Outcomes of what is open."""
         open_ = self.still_open(now)
         if len(open_):
-            self.put("outcomes", self.outcomes_of(open_, now))
+            self.put("outcomes", self.outcomes_of(open_, now).assign(labelled_at=pd.Timestamp(now)))
 
     def halt(self, now: datetime) -> None:
         """What is breached becomes a halt: before anything is gated, or the next scan would not look so far back."""
