@@ -6,7 +6,6 @@ Figures come from scan/account_figures.py and gates/challenge.py, words and pict
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from v7_pipeline.cli_common import Demo, UsageProblemError, settings_of, store_of
+from v7_pipeline.cli_common import Demo, UsageProblemError, instant_of, json_text, settings_of, store_of
 
 if TYPE_CHECKING:
     from v7_pipeline.gates.challenge import Chance, DayRecord, Simulation
@@ -66,7 +65,7 @@ def ftmo(
     with store_of(settings).reading() as reader:
         told = account_figures(settings, reader, as_of, settings.source, whole=True)
     if as_json:
-        typer.echo(_json(told))
+        typer.echo(json_text(told))
         return
     out().print(account_block(told, now=as_of if at else now))
 
@@ -122,7 +121,7 @@ def simulate(
     except OSError as error:
         raise UsageProblemError(f"--picture {place} cannot be written: {error.strerror}; name another file") from None
     if as_json:
-        typer.echo(_json(_simulation(found, record, demo=shown_as_demo, kind=kind, source=chosen, small=small)))
+        typer.echo(json_text(_simulation(found, record, demo=shown_as_demo, kind=kind, source=chosen, small=small)))
         return
     marks = f" ({kind}, {chosen})" + (f" — {small.upper()}" if small else "")
     console = out()
@@ -188,7 +187,7 @@ def show(as_json: Json = False, demo: Demo = None) -> None:
     with store_of(settings).reading() as reader:
         rows = account_readings(reader, datetime.now(UTC), settings.source)
     if as_json:
-        typer.echo(_json({"demo": settings.mode == "demo", "readings": rows}))
+        typer.echo(json_text({"demo": settings.mode == "demo", "readings": rows}))
         return
     out().print(readings_block(rows, demo=settings.mode == "demo"))
 
@@ -228,13 +227,7 @@ def _plausible(replayed: float, balance: float, equity: float | None, day_start:
 
 def _past(text: str, option: str, now: datetime) -> datetime:
     """The instant of an option, to the second, not in the future."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageProblemError(f"{option} {text!r} is no instant; write it as 2026-11-21T10:00Z") from None
-    if found.tzinfo is None:
-        raise UsageProblemError(f"{option} {text!r} has no time zone; write it in UTC, as {text}Z")
-    found = found.astimezone(UTC).replace(microsecond=0)
+    found = instant_of(text, option).replace(microsecond=0)
     if found > now + timedelta(seconds=1):
         raise UsageProblemError(f"{option} {text} lies in the future; give an instant that has passed")
     return found
@@ -290,18 +283,3 @@ def _simulation(
 
 def _money(usd: float) -> str:
     return f"${usd:,.2f}"
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON knows it: instants in UTC, numbers without the digits that binary arithmetic adds."""
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    return round(value, 8) if isinstance(value, float) else value

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from v7_pipeline import __version__
-from v7_pipeline.cli_common import Demo, UsageProblemError, settings_of, store_of
+from v7_pipeline.cli_common import Demo, UsageProblemError, instant_of, settings_of, store_of
 
 if TYPE_CHECKING:
     from v7_pipeline.settings import Settings
@@ -107,15 +107,10 @@ def _end(span: str | None, until: str | None, at: datetime) -> datetime | None:
 
 
 def _until(text: str, at: datetime) -> datetime:
-    try:
-        end = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageProblemError(f"--until {text!r} is no instant; write it as 2026-11-23T08:00:00Z") from None
-    if end.tzinfo is None:
-        raise UsageProblemError(f"--until {text!r} has no time zone; write it in UTC, as {text}Z")
+    end = instant_of(text, "--until", example="2026-11-23T08:00:00Z")
     if end <= at:
         raise UsageProblemError(f"--until {text} has passed; give an instant to come")
-    return end.astimezone(UTC)
+    return end
 
 
 def _zone(settings: Settings) -> ZoneInfo:

@@ -6,7 +6,6 @@ Figures come from scan/learn.py, the picture from orchestration/learnt.py; here 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from v7_pipeline.cli_common import Demo, UsageProblemError, settings_of, store_of
+from v7_pipeline.cli_common import Demo, UsageProblemError, json_text, settings_of, store_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +51,7 @@ def winrate(as_json: Json = False, source: Source = None, demo: Demo = None) -> 
     if as_json:
         scopes = rates.drop(columns="as_of").to_dict("records")
         told = {**_marks(settings, chosen, now), "breakevens_not_counted": even, "scopes": scopes}
-        typer.echo(_json({**told, "floor": settings.min_confidence, "threshold_changes": changes}))
+        typer.echo(json_text({**told, "floor": settings.min_confidence, "threshold_changes": changes}))
         return
     from rich.text import Text
 
@@ -91,7 +90,7 @@ def calibration(
         _draw(shown, picture, demo=settings.mode == "demo")
     if as_json:
         scopes = [dataclasses.asdict(one) for one in found]
-        typer.echo(_json({**_marks(settings, chosen, now), "picture": picture and str(picture), "scopes": scopes}))
+        typer.echo(json_text({**_marks(settings, chosen, now), "picture": picture and str(picture), "scopes": scopes}))
         return
     from rich.text import Text
 
@@ -204,20 +203,3 @@ def _number(value: float, digits: int) -> str:
 
 def _marks(settings: Settings, source: str, now: datetime) -> dict[str, Any]:
     return {"demo": settings.mode == "demo", "source": source, "as_of": now.isoformat(timespec="seconds")}
-
-
-def _json(value: Any) -> str:
-    return json.dumps(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON knows it: what is missing is null, instants are in UTC."""
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, float):
-        return round(value, 8) if math.isfinite(value) else None
-    return value

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from v7_pipeline import __version__
-from v7_pipeline.cli_common import Demo, UsageProblemError, settings_of, store_of
+from v7_pipeline.cli_common import Demo, UsageProblemError, instant_of, settings_of, store_of
 
 if TYPE_CHECKING:
     from v7_pipeline.settings import Settings
@@ -265,15 +265,10 @@ def _fee(value: float | None) -> float | None:
 
 
 def _past(text: str, now: datetime) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageProblemError(f"--at {text!r} is no instant; write it as 2026-11-21T10:01:30Z") from None
-    if found.tzinfo is None:
-        raise UsageProblemError(f"--at {text!r} has no time zone; write it in UTC, as {text}Z")
+    found = instant_of(text, "--at", example="2026-11-21T10:01:30Z")
     if found > now:
         raise UsageProblemError(f"--at {text} lies in the future; give an instant that has passed")
-    return found.astimezone(UTC)
+    return found
 
 
 def _steps(reader: Reader, symbols: set[str]) -> dict[str, float | None]:

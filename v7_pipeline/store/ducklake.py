@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def _data_options(path: str) -> list[str]:
     return [f"DATA_PATH {literal(path)}", "OVERRIDE_DATA_PATH true"]
 
 
-class DuckLake:
+class DuckLake(ABC):
     """What both catalogs share: attaching once for each process, and cursors in a UTC session."""
 
     reads_wait = False  # readers see their own snapshot, whatever a writer does
@@ -40,15 +41,17 @@ class DuckLake:
     _secret: str | None = None
 
     # What the catalogs differ in.
+    @abstractmethod
     def exists(self) -> bool:
         """Whether the catalog is there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _attach_options(self, *, create: bool) -> tuple[str, list[str]]:
-        raise NotImplementedError
+        """What to attach, and with which options; where it is missing it is made only with `create`."""
 
-    def _writer_turn(self, deadline: Deadline) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _writer_turn(self, deadline: Deadline) -> AbstractContextManager[Any]:
+        """Waits for the one writer's turn and holds it; StoreBusy at the deadline."""
 
     @contextmanager
     def open(self, deadline: Deadline, *, write: bool, create: bool = False) -> Iterator[DuckDBPyConnection]:

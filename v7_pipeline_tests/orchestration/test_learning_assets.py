@@ -193,7 +193,8 @@ def test_where_nothing_closed_and_where_only_a_hold_did_there_is_no_picture(runt
     assert only_held["outcomes"]["holds_closed"] == 2 and only_held["outcomes"]["closed"] == 0
     for shown in (quiet, only_held):
         assert told(shown["outcomes"]) == ALWAYS and "no rows" in shown["outcomes"]["closed_now"]
-        assert told(shown["theory_attribution"]) == {"attribution", "closed_outcomes"}
+        assert told(shown["theory_attribution"]) == {"attribution", "chart", "closed_outcomes"}
+        assert "[the run that drew it](/runs/" in shown["theory_attribution"]["chart"]
         assert "As of 2026-11-20 12:00Z (the last change)" in shown["theory_attribution"]["attribution"]
         assert not [key for name in shown for key in PICTURES[name] if key in shown[name]]
 

@@ -128,6 +128,12 @@ def test_a_signal_whose_scan_died_before_it_was_followed_trades_all_the_same(
     with runtime.store.transaction() as tx:
         tx.execute("DELETE FROM outcomes", ())
     assert account(runtime).state == stopped
+    by_hand = {"symbol": "BTC-USD", "strategy": "v7", "side": "BUY", "as_of": AS_OF - timedelta(minutes=40)}
+    put(
+        runtime, "outcomes", **by_hand, signal_id=f"v7-BTC-USD-{by_hand['as_of']:%Y%m%dT%H%M%SZ}", kind="manual",
+        ambiguous=False, outcome="open", fee_preset="none",
+    )  # fmt: skip
+    assert account(runtime).state == stopped  # the trader's own trade stands beside it, not in its place
     assert stopped.open_positions == 0 and stopped.balance < 99_850.0 and account(runtime).open_risks == ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -125,6 +126,35 @@ def test_the_market_at_the_signal_is_a_scope(settings_of: Any) -> None:
     rows = attribute(runtime.context(AS_OF, "r")).frame("theory_attribution").set_index("scope")
     assert {s for s in rows.index if s.startswith("regime")} == {"regime:bull", "regime:sideways"}
     assert rows.loc["regime:bull", "n"].max() <= 30
+
+
+def test_learnt_weights_that_act_are_those_of_the_game_and_a_replay_has_none(settings_of: Any) -> None:
+    runtime = runtime_of(settings_of(rules_weights_learnt=True))
+    fill(runtime)
+    alone = "price_momentum"
+    weights = [1.0 if theory == alone else 0.0 for theory in THEORY_NAMES]
+    frame = pd.DataFrame({"theory_name": THEORY_NAMES, "weight": weights})
+    put(runtime, "theory_weights", frame.assign(as_of=AS_OF - TWO_MINUTES, equal_share=0.0, evidence="{}", acting=True))
+    result = attribute(runtime.context(AS_OF, "r"))
+    rows = result.frame("theory_attribution").query("scope == 'all'").set_index("theory_name")
+    assert rows["shapley"].drop(alone).eq(0).all() and result.frame("theory_weights")["acting"].all()
+    with runtime.store.transaction() as tx:
+        for name in ("outcomes", "theory_performance", "theory_weights"):
+            tx.execute(f"UPDATE {name} SET source = 'backtest'")
+    replayed = attribute(dataclasses.replace(runtime.context(AS_OF, "r"), source="backtest"))
+    assert not replayed.frame("theory_weights")["acting"].any()
+
+
+def test_a_scan_of_the_past_takes_its_own_labels_for_no_news(settings_of: Any) -> None:
+    now = AS_OF + timedelta(days=30)
+    runtime = runtime_of(settings_of(), now=now)
+    fill(runtime)
+    with runtime.store.transaction() as tx:
+        tx.execute("UPDATE outcomes SET labelled_at = ?", (now,))
+    context = runtime.context(AS_OF, "r")
+    assert context.is_late
+    persist(runtime.store, attribute(context))
+    assert not attribute(runtime.context(AS_OF + timedelta(hours=2), "r")).writes
 
 
 def test_the_game_is_that_of_the_settings_thresholds_and_weights(settings_of: Any) -> None:

@@ -296,6 +296,21 @@ def test_lesson_21_a_trade_by_hand_is_known_from_when_it_was_recorded_and_stands
     pd.testing.assert_frame_equal(before.query("kind == 'manual'"), outcomes(runtime).query("kind == 'manual'"))
 
 
+def test_an_entry_by_hand_teaches_nothing_though_something_is_known(make_settings: Callable[..., Any]) -> None:
+    runtime = world(make_settings)
+    key = put_signal(runtime, 0, "BUY", accepted=True)
+    put_candles(runtime, dict.fromkeys(range(-1, 60), CALM))
+    for minute in (2, 12):
+        scan(runtime, minute)
+    before = runtime.store.read("win_rates")
+    assert len(before)
+    marks = {"source": "demo", "run_id": "t", "code_version": "0"}
+    entered = {"price": 100.0, "at": T0 + 3 * MINUTE, "now": T0 + 12.4 * MINUTE, "marks": marks, "fee_usd": 0.0}
+    record(runtime.store, runtime.settings, "entry", key, **entered)
+    scan(runtime, 14)
+    pd.testing.assert_frame_equal(before, runtime.store.read("win_rates"))
+
+
 def test_a_trade_closed_by_the_command_teaches_and_one_that_is_voided_is_forgotten(
     make_settings: Callable[..., Any],
 ) -> None:

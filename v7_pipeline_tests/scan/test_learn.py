@@ -71,6 +71,16 @@ def test_lesson_29_losing_signals_raise_the_threshold_of_the_next_scan_and_winni
     assert [one["threshold"] for one in told] == [0.55, 0.65] and told[0]["previous"] == 0.65
 
 
+def test_a_break_even_rate_is_of_the_slippage_that_the_outcome_was_judged_by(runtime):
+    trades = [trade(i, won=i % 10 == 0) for i in range(60)]
+    for one in trades:
+        one["outcomes"]["slippage"] = 0.002
+    put_all(runtime.store, trades)
+    slipped = learn(runtime, 59, trades[-1:])["confidence_thresholds"]["break_even"].iloc[0]
+    assert slipped == pytest.approx((1 + 0.2 * 0.99) / (2.5 + 0.2 * 0.99), abs=1e-3)  # a stop 1 away costs .198 more
+    assert runtime.settings.slippage < 0.002
+
+
 def test_a_threshold_that_stays_is_not_written_again_and_a_scan_done_twice_writes_the_same(runtime):
     trades = [trade(i, won=i % 2 == 0) for i in range(40)]
     put_all(runtime.store, trades)

@@ -104,6 +104,9 @@ def test_an_outage_over_the_horizons_end_is_held_until_data_return(opened: float
     row = one(trade(horizon_minutes=240), pd.concat([before, after], ignore_index=True))
     assert (row["exit_reason"], row["exit_price"], row["exit_time"]) == (reason, opened, T0 + 300 * MINUTE)
     assert (row["gap_minutes"], row["holding_minutes"]) == (298, 301)
+    if reason != "time":  # where it opened is also the furthest that it went
+        reached = row["mae"] if reason == "stop" else row["mfe"]
+        assert reached == pytest.approx(opened / row["entry_price"] - 1)
 
 
 def test_without_a_candle_since_the_signal_nothing_is_entered() -> None:

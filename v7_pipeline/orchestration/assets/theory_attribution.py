@@ -3,6 +3,7 @@
 # No postponed annotations here: Dagster reads those of its decorated functions as they are.
 import json
 from typing import Any
+from uuid import UUID
 
 import dagster as dg
 import pandas as pd
@@ -76,7 +77,18 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
         story["proposed_weights"] = dg.MetadataValue.md(
             heading("Proposed weights of the rules", demo=ctx.is_demo) + _weights(weights)
         )
+    elif len(rows):
+        story["chart"] = dg.MetadataValue.md(_drawn_before(rows["run_id"].iloc[0]))
     return story
+
+
+def _drawn_before(run_id: str) -> str:
+    """Where the chart of the last change is: in that run, where Dagster made it."""
+    try:
+        UUID(run_id)
+    except ValueError:
+        return "Nothing has changed since. `v7 attribution --picture worth.png` draws it.\n"
+    return f"Nothing has changed since [the run that drew it](/runs/{run_id}).\n"
 
 
 def _weights(proposed: pd.DataFrame) -> str:
