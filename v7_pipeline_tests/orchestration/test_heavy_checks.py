@@ -343,10 +343,13 @@ def test_the_hour_of_the_tick_is_looked_at(make_settings: Callable[..., Any]) ->
     ):
         schedule = defs.resolve_schedule_def(f"{name}_schedule")
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
-        with dg.instance_for_test() as instance:
-            context = dg.build_schedule_context(
+        # the context is left before its instance: Dagster remembers storages in the order in which they were entered
+        with (
+            dg.instance_for_test() as instance,
+            dg.build_schedule_context(
                 instance=instance, scheduled_execution_time=tick, repository_def=defs.get_repository_def()
-            )
+            ) as context,
+        ):
             (request,) = schedule.evaluate_tick(context).run_requests
         assert request.tags["v7/as_of"] == instant
 
