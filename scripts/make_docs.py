@@ -10,9 +10,14 @@ import argparse
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from v7_pipeline.orchestration.checks.base import Check
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -44,22 +49,7 @@ def reason_codes() -> str:
 
 def checks() -> str:
     from v7_pipeline.orchestration.checks import ALL_CHECKS
-    from v7_pipeline.orchestration.checks.base import WARN, Check
 
-    def strength(check: Check) -> str:
-        if check.blocking:
-            return "blocks what is downstream"
-        return "warning" if check.severity is WARN else "error"
-
-    def section(check: Check, when: str) -> str:
-        return (
-            f"### {check.name}\n\nOf `{check.asset}`, {when}; {strength(check)}.\n\n"
-            f"**What it asks.** {check.meaning}\n\n**What it means.** {check.means}\n\n"
-            f"**What to do.** {check.remedy}"
-        )
-
-    when = {"scan": "in every scan", "hourly": "every hour", "daily": "every day"}
-    every = [(check, period) for period, checks in ALL_CHECKS.items() for check in checks]
     return page(
         "Checks",
         """
@@ -71,17 +61,54 @@ def checks() -> str:
         Three strengths: a check that *blocks* keeps its scan from deciding on wrong rows; an *error* is a defect that
         does not stop the scan; a *warning* asks a person to look. What must never be stored is refused before the
         write. A check that cannot look raises, so that a crash is never taken for bad data.
+
+        When one fails, an [alert](alerts.md) tells it, and the check in Dagster has in its metadata how many rows are
+        wrong, the instant or the day, and the first of them. Each check's page says what it asks, what its failure
+        means and what to do.
         """,
         table(
             ("check", "asset", "when", "strength"),
-            ((f"[`{c.name}`](#{c.name})", c.asset, period, strength(c)) for c, period in every),
+            (
+                (f"[`{check.name}`](checks/{check.name}.md)", check.asset, period, strength(check))
+                for period, checks in ALL_CHECKS.items()
+                for check in checks
+            ),
         ),
-        """
-        When one fails, open the check in Dagster: its metadata has how many rows are wrong, the instant or the day, and
-        the first of them. Below: what each asks, what its failure means, what to do.
-        """,
-        *(section(check, when[period]) for check, period in every),
     )
+
+
+def strength(check: Check) -> str:
+    """What a failed check does."""
+    from v7_pipeline.orchestration.checks.base import WARN
+
+    if check.blocking:
+        return "blocks what is downstream"
+    return "warning" if check.severity is WARN else "error"
+
+
+def check_page(check: Check, period: str) -> str:
+    """One check's page: what it asks, what its failure means, what to do, and its query where it is one."""
+    from v7_pipeline.orchestration.checks.base import SqlCheck
+
+    when = {"scan": "in every scan", "hourly": "every hour", "daily": "every day"}[period]
+    parts = [
+        f"Of `{check.asset}`, {when}; {strength(check)}. [All checks](../checks.md)",
+        f"## What it asks\n\n{check.meaning}",
+        f"## What its failure means\n\n{check.means}",
+        f"## What to do\n\n{check.remedy}",
+    ]
+    if isinstance(check, SqlCheck):
+        parts.append(
+            "## Its query\n\nOne row; `bad` counts what is wrong. The first `?` is the scan's instant.\n\n"
+            f"```sql\n{folded(check.sql)}\n```"
+        )
+    return page(check.name, *parts)
+
+
+def folded(sql: str) -> str:
+    """A query in lines that can be read without scrolling."""
+    lines = textwrap.wrap(" ".join(sql.split()), 110, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def settings_page() -> str:
@@ -242,9 +269,15 @@ PAGES = {
 
 def pages() -> dict[str, Callable[[], str]]:
     """Every page that is made, by its path below docs/."""
+    from v7_pipeline.orchestration.checks import ALL_CHECKS
     from v7_pipeline.store.schema import THEORY_NAMES
 
-    return PAGES | {f"theories/{name}.md": partial(theory, name) for name in THEORY_NAMES}
+    each = {
+        f"checks/{check.name}.md": partial(check_page, check, period)
+        for period, checks in ALL_CHECKS.items()
+        for check in checks
+    }
+    return PAGES | {f"theories/{name}.md": partial(theory, name) for name in THEORY_NAMES} | each
 
 
 def stale() -> dict[str, str]:

@@ -78,7 +78,7 @@ def alert_of_check(seen: CheckSeen) -> dict[str, Any]:
         *([f"Says: {_cut(seen.description)}"] if seen.description else []),
         *figures,
         *(["Means: what depends on it was not computed"] if seen.blocking else []),
-        "Do: see docs/checks.md for what it means",
+        f"Do: see docs/checks/{seen.check}.md for what it means",
         f"Page: {seen.link}",
         f"Run {seen.run_id}, ended {time_text(seen.at)}",
     ]

@@ -1,6 +1,6 @@
 """What every check is: its name, what it asks, what its failure means and what to do then.
 
-docs/checks.md is made from these declarations. No check's own question belongs here.
+docs/checks.md and a page for each are made from these declarations. No check's own question belongs here.
 """
 
 from __future__ import annotations
