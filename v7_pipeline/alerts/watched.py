@@ -6,7 +6,7 @@ Which of it happened, and whether it was told before, is decided in scan/watch.p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,6 +20,7 @@ __all__ = [
     "alert_of_budget",
     "alert_of_day",
     "alert_of_loss",
+    "alert_of_missed_breach",
     "alert_of_room",
     "alert_of_target",
     "alerts_for_halts",
@@ -206,6 +207,26 @@ def alert_of_loss(
                 f"Means: {means}",
                 f"Ends: {ends}",
                 "Do: see v7 ftmo; close or halve open positions, or stop with v7 halt --reason …",
+            )
+        ),
+    }
+
+
+def alert_of_missed_breach(day: date, *, broken_at: datetime, at: datetime, zone: ZoneInfo = PRAGUE) -> dict[str, Any]:
+    """A daily limit was broken on an earlier day of the firm while no scan looked; `broken_at`: the first minute."""
+    return {
+        "alert_id": f"ftmo_missed:{day}",
+        "created_at": at,
+        "kind": "ftmo",
+        "severity": "critical",
+        "title": f"FTMO: the daily loss limit was broken on {day}, and no scan saw it then",
+        "body": "\n".join(
+            (
+                f"When: {local_text(broken_at, zone)}; seen by the scan of {time_text(at)}",
+                "Means: by the firm's rules the account is lost, though its day has begun anew; signals go on",
+                "Ends: not by itself",
+                f"Do: see v7 ftmo --at {broken_at + timedelta(minutes=1):%Y-%m-%dT%H:%MZ} and the account at the firm; "
+                "stop with v7 halt --reason …",
             )
         ),
     }

@@ -12,14 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from v7_pipeline.alerts.outbox import alerts_for_regimes, alerts_for_rest, alerts_for_scan
+from v7_pipeline.alerts.outbox import alerts_for_regimes, alerts_for_rest, alerts_for_scan, outbox
 from v7_pipeline.alerts.watched import alerts_for_halts
 from v7_pipeline.analyst.base import ANALYST_RESTING
 from v7_pipeline.gates.evaluate import gate_signals
 from v7_pipeline.scan.account import Account, products, rule_set
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
 from v7_pipeline.scan.decide import gate_inputs, newest_readings, rotation
-from v7_pipeline.scan.watch import breach_halts
+from v7_pipeline.scan.watch import breach_halts, missed_breach
 from v7_pipeline.store.schema import TABLES
 from v7_pipeline.trades import size_signals
 
@@ -52,6 +52,7 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
         spreads = {row["symbol"]: row["spread"] for row in reader.rows(_SPREADS, (ctx.as_of,))}
         failures = reader.rows("SELECT failures FROM scans WHERE as_of = ?", (ctx.as_of,))
         changes = reader.rows(_CHANGES, (ctx.as_of - _CHANGES_SINCE,))
+        missed = missed_breach(reader, account.state, ctx.source, ctx.as_of, rule_set(ctx.settings, ctx.as_of).zone)
     notes = {"account": account.figures()}
     todo = decisions[~decisions["signal_id"].isin(done)].reset_index(drop=True)
     if todo.empty:
@@ -77,6 +78,7 @@ def gate(ctx: ScanContext, decisions: pd.DataFrame) -> StepResult:
             alerts_for_scan(joined, NO_CLOSED, failed, as_of=ctx.as_of, **ctx.alert_marks),
             alerts_for_regimes(changes, **ctx.alert_marks),
             alerts_for_halts(halts, **ctx.alert_marks),
+            outbox(missed, **ctx.alert_marks),
             *_rest(ctx, todo),
         ):
             if len(alerts):

@@ -19,6 +19,7 @@ from v7_pipeline.alerts.watched import (
     alert_of_budget,
     alert_of_day,
     alert_of_loss,
+    alert_of_missed_breach,
     alert_of_room,
     alert_of_target,
     alerts_for_halts,
@@ -32,7 +33,7 @@ from v7_pipeline.scan.halts import AFTER
 from v7_pipeline.scan.runtime import Runtime
 from v7_pipeline.store import arrow_rows, conform
 
-__all__ = ["BUDGET_LEVELS", "LOSS_LEVELS", "breach_halts", "watch_account", "watch_budget"]
+__all__ = ["BUDGET_LEVELS", "LOSS_LEVELS", "breach_halts", "missed_breach", "watch_account", "watch_budget"]
 
 Row = dict[str, Any]
 
@@ -58,6 +59,10 @@ WHERE kind = 'budget' AND (halt_id = $1 OR starts_with(halt_id, $1 || '-again-')
 _TOTAL_IN_FORCE = """
 SELECT 1 AS halted FROM halts
 WHERE kind = 'total' AND source = ? AND started_at <= ? AND (lifted_at IS NULL OR lifted_at > ?) LIMIT 1
+"""
+_HALTED_SINCE = """
+SELECT 1 AS halted FROM halts
+WHERE kind IN ('daily', 'total') AND source = ? AND started_at > ? AND started_at <= ? LIMIT 1
 """
 _KNOWN_ALERTS = "SELECT alert_id FROM alerts WHERE alert_id IN (SELECT unnest(?::VARCHAR[]))"
 _SCANNED_BEFORE = "SELECT 1 AS before FROM scans WHERE as_of < ? AND source = ? LIMIT 1"
@@ -163,6 +168,20 @@ def breach_halts(
             "lifted_reason": None,
         }
     ]
+
+
+def missed_breach(reader: Any, state: AccountState, source: str, as_of: datetime, zone: ZoneInfo = PRAGUE) -> list[Row]:
+    """The alerts row (a mapping) of a daily limit that was broken before today and halted by nobody; none without one.
+
+    Whoever was down over the firm's midnight meets a day that has begun anew: nothing is halted for a day that is over,
+    and a lost account must not go unsaid.
+    """
+    first = state.first_breach_at
+    if first is None or first >= state.day_started_at or state.breached == "total":
+        return []
+    if reader.rows(_HALTED_SINCE, (source, first, state.day_started_at)):
+        return []
+    return [alert_of_missed_breach(first.astimezone(zone).date(), broken_at=first, at=as_of, zone=zone)]
 
 
 # --- looking --------------------------------------------------------------------------------

@@ -121,3 +121,27 @@ def test_a_scan_that_sees_a_breach_halts_and_tells_it_in_its_own_transaction(sca
     assert [(row["severity"], "$95,000.00" in row["body"]) for row in told] == [("critical", True)]
     assert scans.next() == 0 and len(scans.rows("SELECT * FROM halts")) == 1
     assert scans.decided() == ["HALT_DAILY,FTMO_BREACHED_DAILY,FTMO_DAILY_ROOM"] * 2
+
+
+def test_a_daily_breach_that_no_scan_saw_is_told_by_the_first_scan_of_a_later_day_and_once(scans: Scans) -> None:
+    assert scans.next() == 2
+    put_closed(scans.runtime, -5_001.0, FIRST + timedelta(minutes=30))
+    scans.as_of = datetime(2026, 11, 21, 0, 58, tzinfo=UTC)  # down over the midnight of Prague
+    scans.next()
+    told = "SELECT alert_id, severity, title, body FROM alerts WHERE kind = 'ftmo'"
+    (alert,) = scans.rows(told)
+    assert (alert["alert_id"], alert["severity"]) == ("ftmo_missed:2026-11-20", "critical")
+    assert "DEMO FTMO: the daily loss limit was broken on 2026-11-20" in alert["title"]
+    assert "v7 ftmo --at 2026-11-20T06:" in alert["body"]
+    assert scans.rows("SELECT 1 AS one FROM halts") == []  # its day is over: nothing is left to halt
+    scans.next()
+    assert len(scans.rows(told)) == 1
+
+
+def test_a_daily_breach_that_was_halted_on_its_day_is_not_told_again_on_the_next(scans: Scans) -> None:
+    put_closed(scans.runtime, -5_001.0, FIRST - timedelta(minutes=30))
+    scans.next()
+    assert [row["kind"] for row in scans.rows("SELECT kind FROM halts")] == ["daily"]
+    scans.as_of = datetime(2026, 11, 21, 0, 58, tzinfo=UTC)
+    scans.next()
+    assert scans.rows("SELECT 1 AS one FROM alerts WHERE kind = 'ftmo'") == []
