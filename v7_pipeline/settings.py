@@ -248,6 +248,9 @@ class Settings(BaseSettings):
     retention_prompt_days: int = Field(
         180, ge=1, description="d; an analyst's messages and replies are kept for this long, their cost for ever"
     )
+    retention_delivery_days: int = Field(
+        90, ge=1, description="d; what became of an alert at each destination is kept for this long, the alert for ever"
+    )
     log_json: bool = Field(False, description="one JSON object a line in every log, for programs that collect them")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),

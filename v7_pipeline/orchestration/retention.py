@@ -1,6 +1,6 @@
 """What is kept of Dagster's own records, so that disk use levels off: old runs go with all that they left behind.
 
-Of the store only the words of old calls go (scan/forget.py); facts stay.
+Of the store only words of old calls and deliveries of old alerts go (scan/forget.py); facts stay.
 """
 
 # No postponed annotations here: Dagster reads those of its decorated functions as they are.
@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from v7_pipeline.orchestration.jobs import BACKFILL_JOB, SCAN_JOB
-from v7_pipeline.scan.forget import forget_prompts
+from v7_pipeline.scan.forget import forget_deliveries, forget_prompts
 from v7_pipeline.scan.runtime import Runtime
 
 __all__ = ["build_retention", "newest_runs", "prune_runs", "prune_shards", "prune_ticks"]
@@ -90,8 +90,9 @@ def build_retention(runtime: Runtime) -> tuple[dg.JobDefinition, dg.ScheduleDefi
 
     @dg.op(
         description=f"Runs older than {settings.retention_run_days} days (the last of a day: "
-        f"{settings.retention_day_days}), ticks older than {settings.retention_tick_days}, and the words of calls "
-        f"older than {settings.retention_prompt_days}."
+        f"{settings.retention_day_days}), ticks older than {settings.retention_tick_days}, the words of calls "
+        f"older than {settings.retention_prompt_days} and deliveries of alerts older than "
+        f"{settings.retention_delivery_days}."
     )
     def prune_old_runs(context: dg.OpExecutionContext) -> None:
         instance, now = context.instance, datetime.now(UTC)
@@ -99,11 +100,14 @@ def build_retention(runtime: Runtime) -> tuple[dg.JobDefinition, dg.ScheduleDefi
         gone = prune_runs(instance, older_than=bound, days_older_than=now - timedelta(days=settings.retention_day_days))
         shards = prune_shards(instance, older_than=bound)
         prune_ticks(instance, older_than=now - timedelta(days=settings.retention_tick_days))
-        words = 0
+        words = deliveries = 0
         if runtime.store.schema_version() is not None:
-            before = runtime.clock() - timedelta(days=settings.retention_prompt_days)
-            words = forget_prompts(runtime.prepare_store(), before)
-        context.log.info(f"{gone} runs, {shards} lost event files and the words of {words} calls deleted")
+            store, clock = runtime.prepare_store(), runtime.clock()
+            words = forget_prompts(store, clock - timedelta(days=settings.retention_prompt_days))
+            deliveries = forget_deliveries(store, clock - timedelta(days=settings.retention_delivery_days))
+        context.log.info(
+            f"{gone} runs, {shards} lost event files, the words of {words} calls and {deliveries} deliveries deleted"
+        )
 
     @dg.job(executor_def=dg.in_process_executor, description="Keeps Dagster's own records from growing for ever.")
     def retention() -> None:

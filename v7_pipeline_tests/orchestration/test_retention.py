@@ -12,7 +12,7 @@ from v7_pipeline.definitions import build_definitions
 from v7_pipeline.orchestration.jobs import SCAN_JOB
 from v7_pipeline.orchestration.retention import newest_runs, prune_runs, prune_shards, prune_ticks
 from v7_pipeline.scan.forget import forget_prompts
-from v7_pipeline_tests.scan.watched import NOW, put_call, watched
+from v7_pipeline_tests.scan.watched import NOW, put, put_call, watched
 
 HOUR = timedelta(hours=1)
 Make = Callable[..., Any]
@@ -138,3 +138,20 @@ def test_the_nightly_job_does_it_also_before_the_first_scan(make_settings: Make)
     defs = build_definitions(make_settings())
     with dg.instance_for_test() as instance:
         assert defs.resolve_job_def("retention").execute_in_process(instance=instance).success
+
+
+def test_the_nightly_job_goes_by_the_settings_and_leaves_facts_alone(make_settings: Make) -> None:
+    runtime = watched(make_settings, retention_delivery_days=30)
+    for age in (31, 29):
+        at = NOW - timedelta(days=age)
+        put(runtime, "alerts", alert_id=f"a{age}", created_at=at, kind="signal", severity="info", title="t", body="b",
+            status="delivered", attempts=1)  # fmt: skip
+        put(runtime, "alert_deliveries", alert_id=f"a{age}", destination="json-1", created_at=at, status="delivered",
+            attempts=1, delivered_at=at, holds=False)  # fmt: skip
+        put(runtime, "outages", symbol="BTC-USD", first_minute=at, last_minute=at, minutes=1, asked_at=at)
+    defs = build_definitions(runtime.settings, runtime=runtime)
+    with dg.instance_for_test() as instance:
+        assert defs.resolve_job_def("retention").execute_in_process(instance=instance).success
+    kept = {name: len(runtime.store.rows(f"SELECT * FROM {name}")) for name in ("alerts", "outages")}
+    assert kept == {"alerts": 2, "outages": 2}
+    assert [row["alert_id"] for row in runtime.store.rows("SELECT * FROM alert_deliveries")] == ["a29"]

@@ -15,6 +15,7 @@ from v7_pipeline.alerts.deliver import Destination, Result
 from v7_pipeline.alerts.routing import LEASE, is_quiet, next_try
 from v7_pipeline.alerts.trouble import alert_of_recovery
 from v7_pipeline.scan.alerting import deliver_pending
+from v7_pipeline.scan.forget import forget_deliveries
 from v7_pipeline.scan.runtime import Runtime
 from v7_pipeline.scan.troubles import open_troubles, write_alerts
 from v7_pipeline_tests.alerts.bot_api import TOKEN, BotApi
@@ -200,6 +201,44 @@ def open_troubles_of(runtime: Runtime) -> dict[str, Any]:
         return open_troubles(reader, "")
 
 
+@pytest.mark.parametrize("kind", ["duckdb", "ducklake:sqlite"])
+def test_old_deliveries_go_and_what_recoveries_and_retries_need_stays(
+    make_settings: Make, places: Places, tmp_path: Path, kind: str
+) -> None:
+    store = {"store": f"{kind}:{tmp_path / 'v7.store'}"}
+    runtime = watched(make_settings, alert_urls=f"{ONE} {TWO}", alert_window_min=30, **store)
+    put(runtime, "lone")
+    put(runtime, "first", subject="s")
+    tick(runtime, places)
+    put(runtime, "folded", subject="s")
+    tick(runtime, places)
+    runtime.clock.pass_(minutes=31)
+    put(runtime, "second", subject="s")
+    tick(runtime, places)
+    places.answers["two"] = Result("busy", "two answered 500")
+    put(runtime, "waiting")
+    tick(runtime, places)
+    one, two = sorted({place for _, place in deliveries(runtime)}, key=lambda p: deliveries(runtime)["waiting", p])
+    assert forget_deliveries(runtime.store, NOW - timedelta(days=1)) == 0
+    before, told = alerts(runtime), len(places.sent)
+    later = NOW + timedelta(days=1)
+    assert forget_deliveries(runtime.store, later) == 6  # lone, first and folded, at two destinations each
+    assert forget_deliveries(runtime.store, later) == 0
+    assert deliveries(runtime) == {
+        ("second", one): "delivered", ("second", two): "delivered", ("waiting", one): "delivered",
+        ("waiting", two): "pending",
+    }  # fmt: skip
+    assert alerts(runtime) == before
+    places.answers.clear()
+    tick(runtime, places, minutes=60)
+    assert [(path, title) for path, title, _ in places.sent[told:]] == [("two", "waiting")]  # nothing is planned anew
+    recover(runtime, "s")
+    tick(runtime, places)
+    assert [(path, title) for path, title, _ in places.sent[-2:]] == [(p, "Recovered: second") for p in ("one", "two")]
+    assert forget_deliveries(runtime.store, later) == 2  # "waiting"; trouble and recovery stay
+    assert {key.partition(":")[0] for key, _ in deliveries(runtime)} == {"second", "recovery"}
+
+
 def test_in_quiet_hours_info_waits_and_critical_goes(make_settings: Make, places: Places) -> None:
     runtime = watched(make_settings, alert_urls=ONE, alert_quiet="12:00-14:30", alert_zone="Europe/Prague")
     put(runtime, "info", severity="info")
@@ -251,6 +290,7 @@ import os, sys
 from datetime import datetime
 from v7_pipeline.alerts.deliver import send
 from v7_pipeline.scan.alerting import deliver_pending
+from v7_pipeline.scan.forget import forget_deliveries
 from v7_pipeline.scan.runtime import build_runtime
 from v7_pipeline.settings import load_settings
 home, url, at, when = sys.argv[1:]
@@ -324,6 +364,7 @@ import os, sys
 from contextlib import contextmanager
 from datetime import datetime
 from v7_pipeline.scan.alerting import deliver_pending
+from v7_pipeline.scan.forget import forget_deliveries
 from v7_pipeline.scan.runtime import build_runtime
 from v7_pipeline.settings import load_settings
 from v7_pipeline.store import Store
