@@ -23,6 +23,7 @@ from v7_pipeline.scan.context import minute
 from v7_pipeline.scan.features import FIRST_SPAN
 from v7_pipeline.scan.run import run_scan
 from v7_pipeline.scan.runtime import Runtime, build_runtime
+from v7_pipeline.scan.watchdog import note_pages
 from v7_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -141,10 +142,13 @@ def _start(
         sandbox_url = f"http://{settings.host}:{port}"
         first.append(_sandbox(settings, _environment(settings, home), logs, port))
         settings = sandbox_settings(settings, sandbox_url)
-    environment = _environment(settings, home)
     code_port = _port(settings.host, 0, teller, "the code server")
     ui_port = _port(settings.host, settings.ui_port, teller, "Dagster's pages")
     dashboard_port = _port(settings.host, settings.dashboard_port, teller, "the dashboard")
+    # Alerts link to the pages: the children, and the watchdog outside, must know where these really are.
+    settings = settings.model_copy(update={"ui_port": ui_port, "dashboard_port": dashboard_port})
+    note_pages(settings)
+    environment = _environment(settings, home)
     workspace = _workspace(settings, code_port)
     addresses = Addresses(f"http://{settings.host}:{ui_port}", f"http://{settings.host}:{dashboard_port}", sandbox_url)
     code, pages = _pages(settings, environment, logs, workspace, code_port, ui_port)
@@ -315,6 +319,8 @@ def _environment(settings: Settings, home: Path) -> dict[str, str]:
         "V7_HOME": str(settings.home.resolve()),
         "V7_SYMBOLS": ",".join(settings.symbols),
         "V7_LOG_JSON": str(settings.log_json).lower(),
+        "V7_UI_PORT": str(settings.ui_port),
+        "V7_DASHBOARD_PORT": str(settings.dashboard_port),
         "PYTHONUNBUFFERED": "1",
     }
     if settings.mode == "demo":

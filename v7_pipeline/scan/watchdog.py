@@ -22,9 +22,11 @@ from v7_pipeline.scan.pulse import newest_scan
 from v7_pipeline.settings import Settings, without_secrets
 from v7_pipeline.store import Store
 
-__all__ = ["State", "Verdict", "look"]
+__all__ = ["State", "Verdict", "look", "note_pages"]
 
 Sender = Callable[[Destination, str, str], Result]
+
+_PAGES_FILE = "up.pages"  # the port of Dagster's pages; `v7 up` moves where the wanted one is taken
 
 
 @dataclass
@@ -166,12 +168,21 @@ def _tell(
         state.write(path)
 
 
+def note_pages(settings: Settings) -> None:
+    """Leave word beside the store that Dagster's pages are on V7_UI_PORT of `settings`; `v7 up` calls it."""
+    (settings.data_dir / _PAGES_FILE).write_text(str(settings.ui_port), encoding="ascii")
+
+
 def _pages(settings: Settings) -> str:
     try:
-        with socket.create_connection((settings.host, settings.ui_port), timeout=2):
-            return f"Dagster's pages listen on port {settings.ui_port}"
+        port = int((settings.data_dir / _PAGES_FILE).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        port = settings.ui_port  # `v7 up` has not run here
+    try:
+        with socket.create_connection((settings.host, port), timeout=2):
+            return f"Dagster's pages listen on port {port}"
     except OSError:
-        return f"nothing listens on port {settings.ui_port}: v7 up does not run, or uses another one"
+        return f"nothing listens on port {port}: v7 up does not run"
 
 
 def _instant(text: str | None) -> datetime | None:
