@@ -37,6 +37,11 @@ def test_the_graph_is_the_designs(defs: dg.Definitions) -> None:
     assert found == EDGES
 
 
+def test_the_code_server_can_load_every_definition(defs: dg.Definitions) -> None:
+    # It looks at all of them together: two of one name keep `v7 up` from starting.
+    defs.get_repository_def().load_all_definitions()
+
+
 def test_every_asset_is_owned_described_grouped_and_daily(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     for key in graph.get_all_asset_keys():
