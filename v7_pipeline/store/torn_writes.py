@@ -5,11 +5,16 @@ use. SIGKILL can cut such a write short: the parts in use still hold what they h
 of the whole new block, and the file can no longer be opened (seen once in about a thousand kills). So a writer leaves
 a mark while it has the file. Where a mark outlived its writer, every block of metadata is read, and one whose checksum
 is wrong gets the right one. Without a mark a wrong checksum is damage of another kind, and is left alone.
+
+A power cut can leave zeros at the end of the write-ahead log, where the file had grown but its last bytes had not
+reached the disk. DuckDB replays a log that is cut short up to its last whole transaction, but refuses one that ends so.
+A commit returns only after its bytes are on the disk: what the zeros belong to was never committed, and is cut off.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import struct
@@ -31,6 +36,10 @@ _WRONG = re.compile(
     r"computed checksum (?P<computed>\d+) does not match stored checksum (?P<stored>\d+) "
     r"in block at location (?P<place>\d+)"
 )
+_WRONG_LOG = re.compile(r"Corrupt WAL file: entry at byte position (?P<place>\d+) computed checksum")
+_HEADER = struct.Struct("<QQ")  # of a log's entry: its size in bytes and its checksum
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -60,7 +69,12 @@ def read_all_metadata(connection: DuckDBPyConnection) -> None:
 
 
 def mend(store: Path, error: Exception) -> bool:
-    """Give the block that `error` complains of the checksum of its content; False where that is not the complaint."""
+    """Mend what `error` complains of: a block's checksum or a log that ends in zeros. False where it is neither."""
+    return _mend_block(store, error) or _cut_log(store.with_name(f"{store.name}.wal"), error)
+
+
+def _mend_block(store: Path, error: Exception) -> bool:
+    """Give the block that `error` complains of the checksum of its content."""
     wrong = _WRONG.search(str(error))
     if wrong is None:
         return False
@@ -72,4 +86,25 @@ def mend(store: Path, error: Exception) -> bool:
         file.write(struct.pack("<Q", int(wrong["computed"])))
         file.flush()
         os.fsync(file.fileno())
+    return True
+
+
+def _cut_log(log: Path, error: Exception) -> bool:
+    """Cut the log before the entry that `error` complains of, where nothing but zeros follows that entry."""
+    wrong = _WRONG_LOG.search(str(error))
+    if wrong is None or not log.is_file():
+        return False
+    begins = int(wrong["place"])  # the entry's content; its header is before it
+    with log.open("r+b") as file:
+        file.seek(begins - _HEADER.size)
+        header = file.read(_HEADER.size)
+        if begins < _HEADER.size or len(header) < _HEADER.size:
+            return False
+        content, rest = file.read(_HEADER.unpack(header)[0]), file.read()
+        if rest.strip(b"\0") or (header + content).rstrip(b"\0") == header + content:
+            return False
+        file.truncate(begins - _HEADER.size)
+        file.flush()
+        os.fsync(file.fileno())
+    _log.warning("the log %s ended in zeros, as after a power cut; it was cut after its last whole entry", log)
     return True

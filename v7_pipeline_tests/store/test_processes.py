@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 import time
 from datetime import timedelta
@@ -180,6 +181,45 @@ def test_a_wrong_checksum_that_no_killed_writer_explains_is_left_alone(file_stor
     with pytest.raises(StoreError, match=r"cannot be opened: .*computed checksum"):
         open_store(f"duckdb:{path}").read("candles")
     assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("written", [0, 3, 40])
+def test_a_log_that_ends_in_zeros_is_cut_after_its_last_whole_transaction(
+    tmp_path: Path, templates: Path, written: int
+) -> None:
+    log, whole = _log_of_two_writes(tmp_path, templates)
+    torn = log[: whole + written] + bytes(len(log) - whole - written)
+    (tmp_path / "only.duckdb.wal").write_bytes(torn)
+    with pytest.raises(StoreError, match="Corrupt WAL file"):  # no killed writer explains it: it is left alone
+        open_store(f"duckdb:{tmp_path / 'only.duckdb'}").read("candles")
+    assert (tmp_path / "only.duckdb.wal").read_bytes() == torn
+    (tmp_path / "only.duckdb.writing-0").touch()
+    mended = open_store(f"duckdb:{tmp_path / 'only.duckdb'}")
+    assert len(mended.read("candles")) == 10
+    _write(mended, 60)
+    assert len(mended.read("candles")) == 60
+
+
+def test_a_log_with_a_wrong_byte_before_its_end_is_left_alone(tmp_path: Path, templates: Path) -> None:
+    log, whole = _log_of_two_writes(tmp_path, templates)
+    damaged = log[: whole // 2] + bytes([log[whole // 2] ^ 255]) + log[whole // 2 + 1 :]
+    (tmp_path / "only.duckdb.wal").write_bytes(damaged)
+    (tmp_path / "only.duckdb.writing-0").touch()
+    with pytest.raises(StoreError, match="Corrupt WAL file"):
+        open_store(f"duckdb:{tmp_path / 'only.duckdb'}").read("candles")
+    assert (tmp_path / "only.duckdb.wal").read_bytes() == damaged
+
+
+def _log_of_two_writes(folder: Path, templates: Path) -> tuple[bytes, int]:
+    """The log of a writer that wrote 10 candles, then 60, and where the second begins; its file as before both."""
+    original = templates / "v7.duckdb"
+    store = Store(f"duckdb:{shutil.copyfile(original, folder / 'writer.duckdb')}", linger_s=5)
+    _write(store, 10)
+    log = folder / "writer.duckdb.wal"
+    whole = log.stat().st_size
+    _write(store, 60)
+    shutil.copyfile(original, folder / "only.duckdb")
+    return log.read_bytes(), whole
 
 
 def test_a_living_writers_mark_is_no_sign_of_death(file_store: Store, tmp_path: Path) -> None:
