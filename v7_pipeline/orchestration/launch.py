@@ -21,10 +21,10 @@ from v7_pipeline.orchestration.jobs import BACKFILL_JOB, SCAN_JOB
 from v7_pipeline.orchestration.partitions import AS_OF_TAG, as_of_text, partition_of
 from v7_pipeline.settings import Settings
 
-__all__ = ["EVENT_BATCHES", "LaunchError", "execute_backfill", "execute_scan", "open_instance", "prepare_home"]
+__all__ = ["EVENT_BATCHES", "QUIET", "LaunchError", "execute_backfill", "execute_scan", "open_instance", "prepare_home"]
 
 # Runs of ours print their own blocks; Dagster's event log keeps everything.
-_QUIET: Mapping[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+QUIET: Mapping[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 # What Dagster needs in the environment to store a range's events together (event_log.py).
@@ -97,7 +97,7 @@ def _execute(
     create = partial(instance.create_run_for_job, remote_job_origin=RemoteJobOrigin(repository, name))
     with mock.patch.object(instance, "create_run_for_job", create):
         return defs.resolve_job_def(name).execute_in_process(
-            instance=instance, tags=tags, run_config=dict(_QUIET), raise_on_error=False, **partition
+            instance=instance, tags=tags, run_config=dict(QUIET), raise_on_error=False, **partition
         )
 
 
