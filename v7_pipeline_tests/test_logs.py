@@ -108,3 +108,16 @@ def test_a_scan_of_a_day_uses_it(secret: Any, make_settings: Make) -> None:
     for settings, config in ((secret, JSON_CONFIG), (make_settings(), {})):
         job = build_definitions(settings).resolve_job_def(SCAN_JOB)
         assert job.partitioned_config.get_run_config_for_partition_key("2026-03-03") == config
+
+
+def test_jobs_that_are_no_assets_use_it_too(
+    secret: Any, make_settings: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from v7_pipeline.definitions import build_definitions
+
+    for settings in (secret, make_settings()):
+        job = build_definitions(settings).resolve_job_def("retention")
+        with dg.instance_for_test() as instance:
+            assert job.execute_in_process(instance=instance).success
+        lines = [text for text in capsys.readouterr().err.splitlines() if "prune_old_runs" in text]
+        assert lines and all(text.startswith("{") for text in lines) is settings.log_json

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from v7_pipeline.orchestration.logger import JSON_CONFIG
 from v7_pipeline.orchestration.partitions import SCAN_TAG, as_of_text, partition_of
 from v7_pipeline.scan.context import minute
 from v7_pipeline.scan.repair import Missing, Span, missing, repair
@@ -78,7 +79,8 @@ def build_repair(runtime: Runtime) -> tuple[dg.JobDefinition, dg.SensorDefinitio
             return dg.SkipReason(f"nothing to repair yet: {error}")
         if not what:
             return dg.SkipReason("no candle and no reading is missing")
-        return dg.RunRequest(run_key=_key(what, now), run_config={"ops": {"mend": {"config": _config(what)}}})
+        logs = JSON_CONFIG if runtime.settings.log_json else {}
+        return dg.RunRequest(run_key=_key(what, now), run_config={"ops": {"mend": {"config": _config(what)}}, **logs})
 
     return repair_job, repair_sensor
 

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from v7_pipeline.orchestration.jobs import BACKFILL_JOB, SCAN_JOB
+from v7_pipeline.orchestration.logger import JSON_CONFIG
 from v7_pipeline.scan.forget import forget_deliveries, forget_prompts
 from v7_pipeline.scan.runtime import Runtime
 
@@ -109,7 +110,11 @@ def build_retention(runtime: Runtime) -> tuple[dg.JobDefinition, dg.ScheduleDefi
             f"{gone} runs, {shards} lost event files, the words of {words} calls and {deliveries} deliveries deleted"
         )
 
-    @dg.job(executor_def=dg.in_process_executor, description="Keeps Dagster's own records from growing for ever.")
+    @dg.job(
+        config=JSON_CONFIG if settings.log_json else {},
+        executor_def=dg.in_process_executor,
+        description="Keeps Dagster's own records from growing for ever.",
+    )
     def retention() -> None:
         prune_old_runs()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import dagster as dg
 
 from v7_pipeline.definitions import build_definitions
 from v7_pipeline.orchestration.launch import execute_scan
+from v7_pipeline.orchestration.logger import JSON_CONFIG
 from v7_pipeline.orchestration.partitions import SCAN_TAG
 from v7_pipeline.orchestration.repair import REPAIR_JOB, REPAIR_SENSOR
 from v7_pipeline.scan.repair import missing
@@ -49,6 +51,9 @@ def test_after_six_hours_of_downtime_everything_is_there_within_five_minutes_and
         began = time.monotonic()
         execute_scan(defs, instance, AFTER)
         (request,) = tick(runtime, instance).run_requests
+        assert "loggers" not in request.run_config
+        spoken = replace(runtime, settings=runtime.settings.model_copy(update={"log_json": True}))
+        assert tick(spoken, instance).run_requests[0].run_config == request.run_config | JSON_CONFIG
         assert tick(runtime, instance).run_requests[0].run_key == request.run_key  # launched once
         result = job.execute_in_process(instance=instance, run_config=request.run_config)
         took = time.monotonic() - began
