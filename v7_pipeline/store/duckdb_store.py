@@ -19,7 +19,7 @@ import pandas as pd
 from v7_pipeline.store import migrations, schema
 from v7_pipeline.store.duckdb_file import Connect, DuckDBFile
 from v7_pipeline.store.ducklake import DuckLake, PostgresLake, SqliteLake
-from v7_pipeline.store.errors import SchemaError, StoreError
+from v7_pipeline.store.errors import SchemaError, StoreError, StoreFull, is_full
 from v7_pipeline.store.frames import check_instant, from_arrow, to_arrow
 from v7_pipeline.store.migrations import quoted
 from v7_pipeline.store.schema import Table
@@ -539,22 +539,38 @@ class Store:
 
     @contextmanager
     def _scope(self, *, write: bool, create: bool = False, verify: bool = True) -> Iterator[DuckDBPyConnection]:
-        """A connection for one block: the session's, or one of its own."""
+        """A connection for one block: the session's, or one of its own. StoreFull where the disk has no room."""
+        import duckdb
+
         self._refuse_nesting()
         shared, deadline = _shared_of(self._backend.key), self._deadline()
-        with ExitStack() as stack:
-            together = write or self._backend.reads_wait
-            if together:
-                stack.enter_context(self._turn(shared, deadline))
-            if together and shared.session is not None:
-                connection = shared.session
-            else:
-                if not create:
-                    self._must_exist()
-                connection = stack.enter_context(self._backend.open(deadline, write=write, create=create))
-            if verify and not self._verified:
-                self._verify(connection)
-            yield connection
+        inside = None
+        try:
+            with ExitStack() as stack:
+                together = write or self._backend.reads_wait
+                if together:
+                    stack.enter_context(self._turn(shared, deadline))
+                if together and shared.session is not None:
+                    connection = shared.session
+                else:
+                    if not create:
+                        self._must_exist()
+                    connection = stack.enter_context(self._backend.open(deadline, write=write, create=create))
+                if verify and not self._verified:
+                    self._verify(connection)
+                try:
+                    yield connection
+                except BaseException as error:
+                    inside = error
+                    raise
+        except (duckdb.Error, OSError, StoreError) as error:
+            # Within a block that reads another disk may be full: that of an export's files.
+            if isinstance(error, StoreFull) or not is_full(error) or (error is inside and not write):
+                raise
+            raise StoreFull(
+                f"{self._backend.label} could not be written: its disk is full; free some space there (`v7 doctor` "
+                "says how much is left); what was stored before is whole, and scans go on once there is room"
+            ) from None
 
     def _refuse_nesting(self) -> None:
         if self._active is not None:

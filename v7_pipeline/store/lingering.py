@@ -80,7 +80,7 @@ class Lingering:
             finally:
                 self._in_use = False
             if is_waited_for(self._turn_file):
-                self.let_go()
+                self._let_go_or_say()
             else:
                 timer = threading.Timer(linger_s, self._let_go_after, [self._blocks])
                 timer.daemon = True
@@ -95,20 +95,24 @@ class Lingering:
             return
         try:
             if self._attached is not None and not self._in_use:
-                self._attached.stack.close()
-                self._attached = None
+                # First forgotten: where closing fails, as on a full disk, the next block attaches it anew.
+                held, self._attached = self._attached, None
+                held.stack.close()
         finally:
             self._lock.release()
 
     def _let_go_after(self, block: int) -> None:
         with self._lock:
-            if block != self._blocks:
-                return
-            try:
-                self.let_go()
-            except Exception:  # noqa: BLE001 - of a timer's thread: it would end in nobody's hands
-                # Nobody is there to be told. What was committed is in the log; the next block goes on with the file.
-                _log.exception("the store could not be closed; it stays open until the next block")
+            if block == self._blocks:
+                self._let_go_or_say()
+
+    def _let_go_or_say(self) -> None:
+        """Detach the file after a block that has ended well: it must not be told that it failed."""
+        try:
+            self.let_go()
+        except Exception:  # noqa: BLE001 - whatever it is, nobody is there to be told
+            # As on a full disk. What was committed is in the log beside the file; who opens it next goes on with it.
+            _log.exception("the store could not be closed; what was committed is in its log")
 
 
 _all_lock = threading.Lock()
