@@ -22,6 +22,8 @@ DAY = timedelta(days=1)
 # Two of the longest windows (scale and window) and the filters' bar: what the newest reading needs behind it.
 HISTORY = timedelta(minutes=2 * 1440 + 8)
 
+_NEWEST = "SELECT symbol, max(open_time) AS newest FROM candles WHERE open_time < ? AND open_time >= ? GROUP BY symbol"
+
 OnPage = Callable[[str, int, int], None]
 
 
@@ -73,11 +75,26 @@ def missing_days(ctx: ScanContext, start: datetime, end: datetime) -> dict[str, 
 
 def _newest_known(ctx: ScanContext) -> dict[str, datetime]:
     """Newest stored open_time before `as_of`, by symbol: a scan of the past must not see what came after it."""
-    rows = ctx.store.rows(
-        "SELECT symbol, max(open_time) AS newest FROM candles WHERE open_time < ? AND open_time >= ? GROUP BY symbol",
-        (ctx.as_of, ctx.as_of - 2 * HISTORY),
-    )
+    with ctx.store.reading() as reader:
+        _refuse_a_clock_set_back(ctx, reader)
+        rows = reader.rows(_NEWEST, (ctx.as_of, ctx.as_of - 2 * HISTORY))
     return {row["symbol"]: row["newest"] for row in rows}
+
+
+def _refuse_a_clock_set_back(ctx: ScanContext, reader: Any) -> None:
+    """ScanError where the store holds candles that by our clock are not over yet: only closed ones were ever stored.
+
+    Such a scan would decide on an hour that has passed, as if it were now.
+    """
+    if ctx.source == "backtest":
+        return
+    now = ctx.wall_clock()
+    newest = reader.rows("SELECT max(open_time) AS at FROM candles WHERE open_time >= ?", (now,))[0]["at"]
+    if newest is not None:
+        raise ScanError(
+            f"the clock says {now:%Y-%m-%d %H:%M} UTC, but the store holds candles up to {newest:%Y-%m-%d %H:%M}: "
+            "the clock is slow or was set back; set it right (`timedatectl` shows it), and scans go on by themselves"
+        )
 
 
 def _result(ctx: ScanContext, answers: Mapping[str, Any]) -> StepResult:
