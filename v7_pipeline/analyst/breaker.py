@@ -51,7 +51,8 @@ class Breaker:
         if len(newest) < self.failures or not all(row["failed"] for row in newest):
             return "closed"
         ended: datetime = newest[0]["settled_at"]
-        return "resting" if now - ended < self.rest else "probing"
+        # What ended in the future was stamped by a clock that was fast: it must not keep the analyst at rest.
+        return "resting" if timedelta(0) <= now - ended < self.rest else "probing"
 
 
 class RestingAnalyst:

@@ -6,7 +6,7 @@ Runs inside Dagster, so that it is silent when Dagster is dead: `v7 watchdog` is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -29,16 +29,17 @@ from v7_pipeline.store import Reader
 
 __all__ = ["feel_pulse", "newest_scan", "run_ended", "tell_ticks", "write_summary"]
 
-_NEWEST_SCAN = "SELECT max(finished_at) AS at FROM scans WHERE status = 'finished'"
+_NEWEST_SCAN = "SELECT max(finished_at) AS at FROM scans WHERE status = 'finished' AND finished_at <= ?"
 _FIRST_SCAN = "SELECT min(started_at) AS at FROM scans"
 _NEWEST_CANDLES = """
 SELECT symbol, max(open_time) AS at FROM candles WHERE open_time >= ? AND open_time <= ? GROUP BY symbol"""
 _DAY = timedelta(days=1)
+_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
-def newest_scan(reader: Reader) -> datetime | None:
-    """When the newest scan finished; None where none has."""
-    at = reader.rows(_NEWEST_SCAN)[0]["at"]
+def newest_scan(reader: Reader, *, by: datetime = _EVER) -> datetime | None:
+    """When the newest scan finished, not after `by`; None where none has."""
+    at = reader.rows(_NEWEST_SCAN, (by,))[0]["at"]
     assert at is None or isinstance(at, datetime)
     return at
 
@@ -48,7 +49,8 @@ def feel_pulse(runtime: Runtime) -> str:
     now, s = runtime.clock(), runtime.settings
     with runtime.store.reading() as reader:
         found = reader.rows(_NEWEST_CANDLES, (now - 2 * _DAY, now))
-        scanned, begun = newest_scan(reader), reader.rows(_FIRST_SCAN)[0]["at"]
+        # Scans that a clock an hour fast has finished in the future must not hide that none finishes now.
+        scanned, begun = newest_scan(reader, by=now), reader.rows(_FIRST_SCAN)[0]["at"]
         open_now = open_troubles(reader, "stale") | open_troubles(reader, "silence")
     closes = {row["symbol"]: row["at"] + timedelta(minutes=1) for row in found}
     ages = {symbol: (now - closes[symbol]).total_seconds() if symbol in closes else None for symbol in s.symbols}
