@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -95,10 +96,25 @@ def _execute(
 
     repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION), "__repository__")
     create = partial(instance.create_run_for_job, remote_job_origin=RemoteJobOrigin(repository, name))
-    with mock.patch.object(instance, "create_run_for_job", create):
+    with mock.patch.object(instance, "create_run_for_job", create), _records_told(name, instance):
         return defs.resolve_job_def(name).execute_in_process(
             instance=instance, tags=tags, run_config=dict(QUIET), raise_on_error=False, **partition
         )
+
+
+@contextmanager
+def _records_told(name: str, instance: dg.DagsterInstance) -> Iterator[None]:
+    """LaunchError where Dagster cannot write its own records, which is no fault of a step."""
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        yield
+    except (OperationalError, OSError) as error:
+        words = str(getattr(error, "orig", None) or error)
+        raise LaunchError(
+            f"the run of {name} could not be recorded in {instance.root_directory}: {words}; make sure that its disk "
+            "has room (`v7 doctor` says how much is left) and can be written to"
+        ) from None
 
 
 def _checked(result: dg.ExecuteInProcessResult, what: str) -> dg.ExecuteInProcessResult:
