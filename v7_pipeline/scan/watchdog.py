@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,8 @@ __all__ = ["State", "Verdict", "look", "note_pages"]
 Sender = Callable[[Destination, str, str], Result]
 
 _PAGES_FILE = "up.pages"  # the port of Dagster's pages; `v7 up` moves where the wanted one is taken
+# States that could not be written: on a full disk the watchdog must neither die nor tell the same each minute.
+_UNWRITTEN: dict[Path, State] = {}
 
 
 @dataclass
@@ -43,6 +46,8 @@ class State:
     @classmethod
     def read(cls, path: Path) -> State:
         """The state in `path`; a fresh one where there is none, or none that can be read."""
+        if path in _UNWRITTEN:
+            return _UNWRITTEN[path]
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             state = cls(**{entry.name: kept[entry.name] for entry in fields(cls) if entry.name in kept})
@@ -53,11 +58,21 @@ class State:
             return cls()
 
     def write(self, path: Path) -> None:
-        """Replace `path` in one step: a kill leaves the state before or this one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Replace `path` in one step: a kill leaves the state before or this one.
+
+        Where it cannot be written this process remembers it until it can.
+        """
         fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-        fresh.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        fresh.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(json.dumps(asdict(self)), encoding="utf-8")
+            fresh.replace(path)
+        except OSError:
+            _UNWRITTEN[path] = self
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
+        else:
+            _UNWRITTEN.pop(path, None)
 
 
 @dataclass(frozen=True)
