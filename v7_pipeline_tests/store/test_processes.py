@@ -120,7 +120,16 @@ def test_lesson_20_four_writers_and_two_readers_for_half_a_minute(
 def test_kill_in_the_middle_of_a_replace_leaves_the_old_or_the_new_slice_whole(
     place: dict[str, Any], store: Store, drills: Drills
 ) -> None:
-    points = 200 if place["url"].startswith("duckdb:") else 12
+    kill_in_the_middle(place, store, drills, 30 if place["url"].startswith("duckdb:") else 12)
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_in_the_middle_of_a_replace(place: dict[str, Any], store: Store, drills: Drills) -> None:
+    kill_in_the_middle(place, store, drills, 200 if place["url"].startswith("duckdb:") else 40)
+
+
+def kill_in_the_middle(place: dict[str, Any], store: Store, drills: Drills, points: int) -> None:
+    """Kill a writer at `points` random moments of a replacement; after each, the slice is the old or the new one."""
     replace_slice(store, 0)
     window = min(drills.run("kill", place=place, version=v, after_s=None)["took_s"] for v in (1, 2, 0))
     rng, kept, current, version = random.Random(7), 0, 0, 0
