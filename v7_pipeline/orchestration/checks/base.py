@@ -15,6 +15,7 @@ from v7_pipeline.settings import Settings
 
 __all__ = ["ERROR", "WARN", "Check", "Finding", "SqlCheck", "result_of"]
 
+DEMO = "DEMO: simulated, no real prices"
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 
@@ -64,8 +65,8 @@ class Finding:
     told: Mapping[str, Any] = field(default_factory=dict)
 
 
-def result_of(check: Check, finding: Finding, **marks: str) -> dg.AssetCheckResult:
-    """The finding as Dagster shows it: `wrong`, the marks (instant or partition), and what was told."""
+def result_of(check: Check, finding: Finding, *, demo: bool, **marks: str) -> dg.AssetCheckResult:
+    """The finding as Dagster shows it: `wrong`, the marks (instant or partition), and what was told; demo says so."""
     told = {name: value for name, value in finding.told.items() if value is not None and value == value}
     return dg.AssetCheckResult(
         passed=finding.bad == 0,
@@ -73,7 +74,12 @@ def result_of(check: Check, finding: Finding, **marks: str) -> dg.AssetCheckResu
         asset_key=dg.AssetKey(check.asset),
         severity=check.severity,
         description=None if finding.bad == 0 else f"{check.means} {check.remedy}",
-        metadata={"wrong": finding.bad, **marks, **{name: _shown(value) for name, value in told.items()}},
+        metadata={
+            "wrong": finding.bad,
+            **({"market": DEMO} if demo else {}),
+            **marks,
+            **{name: _shown(value) for name, value in told.items()},
+        },
     )
 
 

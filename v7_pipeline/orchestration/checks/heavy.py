@@ -569,7 +569,8 @@ def _heavy(
         told = run.tags.get(AS_OF_TAG)
         day = which(runtime, parse_as_of(told) if told else runtime.clock())
         chosen = frozenset(key.name for key in context.selected_asset_check_keys)
+        demo = runtime.settings.mode == "demo"
         for check, finding in run_heavy(checks, day, chosen):
-            yield result_of(check, finding, partition=day.name, until=f"{day.end:%Y-%m-%dT%H:%M:%SZ}")
+            yield result_of(check, finding, demo=demo, partition=day.name, until=f"{day.end:%Y-%m-%dT%H:%M:%SZ}")
 
     return heavy_checks

@@ -234,6 +234,7 @@ def _checks(runtime: Runtime, name: str, checks: Sequence[SqlCheck]) -> dg.Asset
             raise dg.Failure("these checks look at one scan; run them with a scan, or give the run the tag v7/as_of")
         chosen = frozenset(key.name for key in context.selected_asset_check_keys)
         for check, bad, row in run_checks(runtime, parse_as_of(run.tags[AS_OF_TAG]), chosen):
-            yield result_of(check, Finding(bad, row), as_of=run.tags[AS_OF_TAG])
+            demo = runtime.settings.mode == "demo"
+            yield result_of(check, Finding(bad, row), demo=demo, as_of=run.tags[AS_OF_TAG])
 
     return fast_checks
