@@ -74,6 +74,13 @@ def checks() -> str:
                 for check in checks
             ),
         ),
+        """
+        ![Dagster, the checks of candles: ohlc_consistent has failed, with its metadata](img/checks.png)
+
+        Here a candle of the demo was spoilt in the store. The check blocked the scan, so the other checks of that scan
+        could not look: Dagster calls them failed as well, without metadata. [Alerts](alerts.md#what-one-looks-like) has
+        the message that arrived.
+        """,
     )
 
 

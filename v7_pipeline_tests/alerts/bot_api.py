@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
-__all__ = ["TOKEN", "BotApi", "serve"]
+__all__ = ["TOKEN", "BotApi", "lead_here", "serve"]
 
 TOKEN = "123456789:abcdefghij_klmnopqrstuvwxyz12345678"
 SLOW_S = 2.0
@@ -70,6 +71,33 @@ class BotApi:
             return 200, json.dumps({"ok": True, "result": {"message_id": len(self.received)}}).encode()
         error = {"ok": False, "error_code": status, "description": _DESCRIPTIONS[status]}
         return status, json.dumps(error | ({"parameters": {"retry_after": 5}} if status == 429 else {})).encode()
+
+
+_LEAD = """
+import importlib.abc, importlib.util, sys
+
+class Lead(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "apprise.plugins.telegram":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        def then_lead(module):
+            execute(module)
+            module.NotifyTelegram.notify_url = {url!r}
+        spec.loader.exec_module = then_lead
+        return spec
+
+sys.meta_path.insert(0, Lead())
+"""
+
+
+def lead_here(api: BotApi, folder: Path) -> Path:
+    """`folder`, which makes tgram:// lead to `api` in every Python process that has it on its PYTHONPATH."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_LEAD.format(url=api.bot_url))
+    return folder
 
 
 @contextmanager
