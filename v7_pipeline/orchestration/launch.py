@@ -17,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import dagster as dg
+import yaml
 
 from v7_pipeline.orchestration.jobs import BACKFILL_JOB, SCAN_JOB
 from v7_pipeline.orchestration.partitions import AS_OF_TAG, as_of_text, partition_of
@@ -39,6 +40,12 @@ event_log_storage:
   config: {{ base_dir: {base_dir} }}
 """
 
+# What an operator may set in the home's dagster.yaml, such as a storage on PostgreSQL: it is kept as it stands there.
+_OPERATORS = (
+    "storage", "run_storage", "event_log_storage", "schedule_storage", "compute_logs", "local_artifact_storage",
+    "python_logs",
+)  # fmt: skip
+
 LOCATION = "v7_pipeline"  # as in workspace.yaml
 
 
@@ -47,16 +54,43 @@ class LaunchError(RuntimeError):
 
 
 def prepare_home(settings: Settings) -> Path:
-    """The mode's Dagster home with our dagster.yaml in it, made where it is missing."""
+    """The mode's Dagster home with our dagster.yaml in it, made where it is missing.
+
+    Storage and logs that an operator has set in the home's file stay; the rest is ours. LaunchError where that file
+    cannot be read: what it wanted must not be replaced unseen.
+    """
     home = (settings.data_dir / "dagster_home").resolve()
     home.mkdir(parents=True, exist_ok=True)
     source = Path(__file__).resolve().parents[2] / "dagster.yaml"
     target = home / "dagster.yaml"
     if source.is_file():
-        text = source.read_text() + _EVENT_LOG.format(base_dir=json.dumps(f"{home / 'history' / 'runs'}/"))
+        kept = _operators_own(target)
+        text = source.read_text()
+        if not {"storage", "event_log_storage"} & set(kept):
+            text += _EVENT_LOG.format(base_dir=json.dumps(f"{home / 'history' / 'runs'}/"))
+        if kept:
+            text += "\n# Set here by hand, and kept.\n" + yaml.safe_dump(kept, sort_keys=False)
         if not target.is_file() or target.read_text() != text:
             target.write_text(text)
     return home
+
+
+def _operators_own(target: Path) -> dict[str, Any]:
+    """The parts of the home's dagster.yaml that are an operator's."""
+    if not target.is_file():
+        return {}
+    try:
+        held = yaml.safe_load(target.read_text()) or {}
+        reason = "" if isinstance(held, dict) else "it has no names with values"
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+    if reason:
+        raise LaunchError(f"{target} cannot be read: {reason}; mend it, or delete it to have V7's own")
+    own = {name: held[name] for name in _OPERATORS if name in held}
+    ours = own.get("event_log_storage")
+    if isinstance(ours, dict) and ours.get("module") == "v7_pipeline.orchestration.event_log":
+        del own["event_log_storage"]
+    return own
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
