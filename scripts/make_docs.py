@@ -77,9 +77,8 @@ def checks() -> str:
         """
         ![Dagster, the checks of candles: ohlc_consistent has failed, with its metadata](img/checks.png)
 
-        Here a candle of the demo was spoilt in the store. The check blocked the scan, so the other checks of that scan
-        could not look: Dagster calls them failed as well, without metadata. [Alerts](alerts.md#what-one-looks-like) has
-        the message that arrived.
+        Here a candle of the demo was spoilt in the store. The check blocked the scan: no reading was made of it and
+        nothing was decided. [Alerts](alerts.md#what-one-looks-like) has the message that arrived.
         """,
     )
 

@@ -19,7 +19,7 @@ import pytest
 from v7_pipeline import __version__
 from v7_pipeline.analyst.rules import RulesAnalyst
 from v7_pipeline.backtest import replay
-from v7_pipeline.orchestration.checks import ALL_CHECKS, DAILY, HOURLY
+from v7_pipeline.orchestration.checks import ALL_CHECKS, DAILY, HOURLY, SCAN
 from v7_pipeline.orchestration.checks.base import WARN, Finding
 from v7_pipeline.orchestration.checks.heavy import Day, day_before, day_of, run_heavy
 from v7_pipeline.sandbox.simulator import simulate
@@ -397,4 +397,6 @@ def test_what_blocks_keeps_wrong_rows_from_travelling(
     assert not result.success
     done = {event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key}
     assert stopped not in done and "llm_signals" not in done
+    looked = {check.check_name for check in result.get_asset_check_evaluations()}
+    assert looked >= {check.name for check in SCAN if check.asset == "candles"}  # else Dagster would call them failed
     assert runtime.store.rows("SELECT count(*) AS n FROM llm_signals")[0]["n"] == 0

@@ -37,6 +37,9 @@ _SCORES_STILL = " + ".join(
     for theory in THEORY_NAMES
 )
 _A_GATE_FAILED = " OR ".join(f"({gate}_ok = false AND NOT list_contains(off, '{gate}'))" for gate in GATES)
+#: Their checks stand before what depends on them. All of an asset's look then, or Dagster would call those failed that
+#: could not look because another one blocked.
+_STOPPING = ("candles", "theory_features")
 _HOUR = "?::TIMESTAMPTZ - INTERVAL 1 HOUR"
 
 CHECKS: tuple[SqlCheck, ...] = (
@@ -213,12 +216,11 @@ def run_checks(runtime: Runtime, as_of: datetime, names: frozenset[str]) -> Iter
 
 
 def build_scan_checks(runtime: Runtime) -> list[dg.AssetChecksDefinition]:
-    """Three ops over one read each: what blocks candles, what blocks readings, and all the rest together."""
-    blocking = [
-        _checks(runtime, f"{asset}_stop", [check for check in CHECKS if check.blocking and check.asset == asset])
-        for asset in ("candles", "theory_features")
+    """Three ops over one read each: the checks of candles, those of readings, and those of all that follows."""
+    first = [
+        _checks(runtime, f"{asset}_checks", [check for check in CHECKS if check.asset == asset]) for asset in _STOPPING
     ]
-    return [*blocking, _checks(runtime, "scan_checks", [check for check in CHECKS if not check.blocking])]
+    return [*first, _checks(runtime, "scan_checks", [check for check in CHECKS if check.asset not in _STOPPING])]
 
 
 def _checks(runtime: Runtime, name: str, checks: Sequence[SqlCheck]) -> dg.AssetChecksDefinition:
