@@ -80,7 +80,7 @@ class Lingering:
             finally:
                 self._in_use = False
             if is_waited_for(self._turn_file):
-                self._let_go_or_say()
+                self.let_go()
             else:
                 timer = threading.Timer(linger_s, self._let_go_after, [self._blocks])
                 timer.daemon = True
@@ -90,29 +90,25 @@ class Lingering:
         """Detach the file, which checkpoints it; within a block of this thread that is left to the block's end.
 
         What another thread does with it is waited for `wait_s` seconds, -1: as long as it takes; then nothing is done.
+        Where closing fails, as on a full disk, that is logged and no more: what was committed is in the log beside the
+        file, and who opens it next goes on with it.
         """
         if not self._lock.acquire(timeout=wait_s):
             return
         try:
             if self._attached is not None and not self._in_use:
-                # First forgotten: where closing fails, as on a full disk, the next block attaches it anew.
-                held, self._attached = self._attached, None
-                held.stack.close()
+                held, self._attached = self._attached, None  # in any case: the next block attaches it anew
+                try:
+                    held.stack.close()
+                except Exception as error:  # noqa: BLE001 - it may come at any time, to somebody who wrote nothing
+                    _log.error("the store could not be closed; what was committed is in the log beside it: %s", error)
         finally:
             self._lock.release()
 
     def _let_go_after(self, block: int) -> None:
         with self._lock:
             if block == self._blocks:
-                self._let_go_or_say()
-
-    def _let_go_or_say(self) -> None:
-        """Detach the file after a block that has ended well: it must not be told that it failed."""
-        try:
-            self.let_go()
-        except Exception:  # noqa: BLE001 - whatever it is, nobody is there to be told
-            # As on a full disk. What was committed is in the log beside the file; who opens it next goes on with it.
-            _log.exception("the store could not be closed; what was committed is in its log")
+                self.let_go()
 
 
 _all_lock = threading.Lock()
