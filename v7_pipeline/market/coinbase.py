@@ -6,6 +6,7 @@ Which minutes are asked and how pages become one clean frame; HTTP is transport'
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -189,16 +190,29 @@ class CoinbaseClient:
     def _ask(self, symbol: str, page: _Page) -> _Rows:
         # A span of nothing (start = end) is not promised to work: a single minute is asked with the one before it.
         asked = page.first - _MINUTE_S if page.first == page.last else page.first
-        table = self._transport.get(
+
+        def read(answer: Answer) -> tuple[npt.NDArray[np.float64], float]:
+            return self._wire.read_candles(json.loads(answer.body)), _sent_at(answer)
+
+        table, sent_at = self._transport.ask(
             self._wire.candles_path(symbol),
             self._wire.candle_params(asked, page.last),
             subject=symbol,
-            read=self._wire.read_candles,
+            read=read,
         )
         times = table[:, 0]
-        wanted = (times >= page.first) & (times < page.last + _MINUTE_S)
-        outside = times[(times < asked) | (times >= page.last + _MINUTE_S)]
+        # Closed by the market's clock too: ours may be fast, and the market serves the forming candle.
+        wanted = (times >= page.first) & (times < page.last + _MINUTE_S) & (times + _MINUTE_S <= sent_at)
+        outside = times[(times < asked) | (times >= page.last + _MINUTE_S) | (times + _MINUTE_S > sent_at)]
         return _Rows(table[wanted][::-1], outside, 0)  # sent newest first
+
+
+def _sent_at(answer: Answer) -> float:
+    """When the market sent `answer` by its own clock, in seconds since 1970; inf where it does not say."""
+    try:
+        return parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+    except ValueError:
+        return math.inf
 
 
 def _pages(symbol: str, start: datetime, end: datetime, closed: int) -> list[_Page]:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -65,7 +66,7 @@ def create_app(
     """
     room = _Room(replay or Simulated(seed), clock or _wall_clock, answerer or rules_answer, rate_limit)
     app = Starlette(routes=room.routes())
-    app.add_middleware(_Marked)
+    app.add_middleware(_Marked, clock=room.clock)
     app.state.faults, app.state.counts, app.state.account = room.faults, room.counts, room.account
     return app
 
@@ -278,16 +279,17 @@ class _Room:
 
 
 class _Marked:
-    """Marks each answer as demo, whatever made it."""
+    """Marks each answer as demo, whatever made it, and dates it by the sandbox's clock."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, clock: Clock) -> None:
+        self._app, self._clock = app, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 pair = (DEMO_HEADER[0].lower().encode(), DEMO_HEADER[1].encode())
-                message = {**message, "headers": [*message.get("headers", ()), pair]}
+                date = (b"date", format_datetime(self._clock().astimezone(UTC), usegmt=True).encode())
+                message = {**message, "headers": [*message.get("headers", ()), pair, date]}
             await send(message)
 
         await self._app(scope, receive, marked)
@@ -406,6 +408,7 @@ def _server(app: ASGIApp) -> Any:
         log_config=None,  # the process's logging stays as it is; only what goes wrong is said
         log_level="warning",
         access_log=False,
+        date_header=False,
         timeout_graceful_shutdown=1,
         timeout_keep_alive=30,
     )

@@ -27,6 +27,16 @@ def test_lesson_27_pages_neither_repeat_nor_lose_a_row(
     assert fetched[VALUES].to_numpy().tolist() == truth[VALUES].to_numpy().tolist()
 
 
+@pytest.mark.parametrize("fast_s", [45, 3600])
+def test_lesson_27_a_clock_that_is_fast_takes_no_forming_candle(client: Client, fast_s: int) -> None:
+    ours = CoinbaseClient(api="exchange", base_url=client.server.url, rate_per_s=10_000)
+    fast = NOW + timedelta(seconds=fast_s)
+    fetched = ours.candles("BTC-USD", NOW - timedelta(hours=1), fast, now=fast).frame
+    truth = simulate(7, "BTC-USD", NOW - timedelta(hours=1), NOW.replace(second=0))
+    assert fetched["open_time"].max() == truth["open_time"].max()
+    assert fetched[VALUES].to_numpy().tolist() == truth[VALUES].to_numpy().tolist()
+
+
 def test_product_and_book_are_read(client: Client) -> None:
     ours = CoinbaseClient(api="exchange", base_url=client.server.url, rate_per_s=10_000)
     assert ours.product("BTC-USD").quote_increment == 0.01
