@@ -183,7 +183,7 @@ class Drill:
 
 
 def warm_store(folder: Path, at: datetime = AS_OF) -> Path:
-    """A store after a first scan at `at`, decided by the rules' stand-in: to be copied, since a first scan takes long."""
+    """A store after a first scan at `at`, to be copied: a first scan takes long."""
     clock = Clock(at + LATER)
     with (
         SandboxServer(seed=SEED, clock=clock) as server,
