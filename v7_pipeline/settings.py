@@ -236,7 +236,7 @@ class Settings(BaseSettings):
     sandbox_port: int = Field(8077, ge=1, le=65535, description="port of the sandbox")
     sandbox_seed: int = Field(7, description="seed of the simulated market")
     scan_cron: str = Field("*/2 * * * *", description="cron expression of the scans, UTC; each tick is an instant")
-    max_run_s: int = Field(300, ge=10, description="s; a scan running longer is ended")
+    max_run_s: int = Field(240, ge=10, description="s; a scan running longer is ended")
     in_flight_bound_s: int = Field(
         420, ge=60, description="s; a run in flight for longer no longer blocks the next tick"
     )

@@ -20,6 +20,7 @@ import dagster as dg
 import yaml
 
 from v7_pipeline.orchestration.jobs import BACKFILL_JOB, SCAN_JOB
+from v7_pipeline.orchestration.orphans import PROCESS_TAG, own_process
 from v7_pipeline.orchestration.partitions import AS_OF_TAG, as_of_text, partition_of
 from v7_pipeline.settings import Settings
 
@@ -132,7 +133,11 @@ def _execute(
     create = partial(instance.create_run_for_job, remote_job_origin=RemoteJobOrigin(repository, name))
     with mock.patch.object(instance, "create_run_for_job", create), _records_told(name, instance):
         return defs.resolve_job_def(name).execute_in_process(
-            instance=instance, tags=tags, run_config=dict(QUIET), raise_on_error=False, **partition
+            instance=instance,
+            tags=tags | {PROCESS_TAG: own_process()},
+            run_config=dict(QUIET),
+            raise_on_error=False,
+            **partition,
         )
 
 

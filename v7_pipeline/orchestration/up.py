@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import dagster as dg
 
 from v7_pipeline.orchestration.launch import EVENT_BATCHES, execute_backfill, execute_scan, open_instance, prepare_home
+from v7_pipeline.orchestration.orphans import end_orphans
 from v7_pipeline.orchestration.partitions import partition_of
 from v7_pipeline.orchestration.supervisor import Child, Supervisor
 from v7_pipeline.scan.context import minute
@@ -153,6 +154,9 @@ def _start(
     addresses = Addresses(f"http://{settings.host}:{ui_port}", f"http://{settings.host}:{dashboard_port}", sandbox_url)
     code, pages = _pages(settings, environment, logs, workspace, code_port, ui_port)
     dashboard = _dashboard(settings, environment, logs, dashboard_port, addresses.dagster)
+    with open_instance(settings) as instance:
+        if ended := end_orphans(instance):
+            teller.line(f"runs whose process was killed, now marked as failed: {len(ended)}")
     supervisor.start(*first, code)  # before the pages, so that they find the code
     # The pages start while the history is filled; the daemon afterwards: no tick meets a half-filled store.
     supervisor.launch(pages, dashboard)
