@@ -1,7 +1,7 @@
 """Drills of what lasts: a full disk, a clock an hour off, Coinbase or DeepSeek out of order for twenty minutes, a lock.
 
-Real Dagster runs against the sandbox over HTTP; only the clock is set by hand, so that twenty minutes take seconds.
-Each drill ends well again and prints what it has lost: `make drills-faults`, docs/reliability.md.
+Real runs against the sandbox over HTTP; only the clock is set by hand, so that twenty minutes take seconds. Each drill
+ends well again and prints what it has lost (`pytest -rP`): docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def opened(tmp_path: Path, warm: Path) -> Iterator[Open]:
 # --- a full disk ----------------------------------------------------------------------------
 
 # KiB that are left when a scan begins: from nothing to enough for some of its writes, and for all.
-LEFT_KIB = (0, 4, 24, 64, 128, 280, 400, 600)
+LEFT_KIB = (0, 4, 24, 96, 280, 600)
 
 
 class Disk(Protocol):
@@ -268,7 +268,7 @@ def test_a_clock_an_hour_slow_is_refused(tmp_path: Path) -> None:
 
 def test_a_clock_an_hour_fast_over_midnight_opens_no_other_days_budget(tmp_path: Path) -> None:
     first = AS_OF.replace(hour=23)
-    with _spent(tmp_path, first) as drill:
+    with _spent(tmp_path, first, dagster=False) as drill:
         chats = drill.world.chats
         for number in (4, 5):
             assert drill.scan(first + number * STEP + HOUR, fast=HOUR) is None
@@ -279,10 +279,10 @@ def test_a_clock_an_hour_fast_over_midnight_opens_no_other_days_budget(tmp_path:
 
 
 @contextmanager
-def _spent(folder: Path, first: datetime) -> Iterator[Drill]:
+def _spent(folder: Path, first: datetime, *, dagster: bool = True) -> Iterator[Drill]:
     """A drill after four scans from `first` on, with the day's budget used up."""
     warm = warm_store(folder / "warm", first)
-    with open_drill(folder / "home", warm, at=first, daily_budget_usd=BUDGET_USD) as drill:
+    with open_drill(folder / "home", warm, at=first, dagster=dagster, daily_budget_usd=BUDGET_USD) as drill:
         for number in (1, 2, 3):
             assert drill.scan(first + number * STEP) is None
         assert drill.world.chats >= 1
@@ -305,7 +305,7 @@ COINBASE: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("fault", COINBASE)
 def test_twenty_minutes_without_coinbase(fault: str, opened: Open) -> None:
-    drill = opened(market_timeout_s=0.5 if fault == "slow" else 10.0)
+    drill = opened(market_timeout_s=0.5 if fault == "slow" else 10.0, dagster=fault == "500")
     server = drill.world.server
     assert drill.scan(AS_OF + STEP) is None
     for number in range(10):
@@ -343,7 +343,7 @@ DEEPSEEK: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("fault", DEEPSEEK)
 def test_twenty_minutes_without_deepseek(fault: str, opened: Open) -> None:
-    drill = opened(deepseek_deadline_s=0.8 if fault == "slow" else 5.0)
+    drill = opened(deepseek_deadline_s=0.8 if fault == "slow" else 5.0, dagster=fault == "500")
     server = drill.world.server
     assert drill.scan(AS_OF + STEP) is None
     assert {row["status"] for row in drill.rows(AS_OF + STEP)} == {"answered"}
@@ -364,7 +364,8 @@ def test_twenty_minutes_without_deepseek(fault: str, opened: Open) -> None:
     assert (well - 11) * STEP <= timedelta(minutes=12), "it rested longer than V7_BREAKER_REST_S"
     assert drill.scan(AS_OF + (well + 1) * STEP) is None
     assert _answers(drill, well + 1)
-    assert sum("rests after" in title for title in drill.places.titles()) == 1, drill.places.titles()
+    told = sum("rests after" in title for title in drill.places.titles())
+    assert 1 <= told <= len(DEEPSEEK[fault]), drill.places.titles()  # once a cause
     drill.assert_nothing_lost(f"DeepSeek {fault}", f"{drill.scans} scans, 10 without it, {sum(asked)} requests")
 
 
