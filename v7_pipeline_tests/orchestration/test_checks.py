@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from v7_pipeline.analyst.rules import RulesAnalyst
+from v7_pipeline.definitions import build_definitions
 from v7_pipeline.orchestration.checks.scan_checks import CHECKS, run_checks
+from v7_pipeline.orchestration.launch import execute_scan
 from v7_pipeline.scan.run import run_scan
 from v7_pipeline.scan.runtime import Runtime, build_runtime
 from v7_pipeline.settings import load_settings
@@ -172,3 +175,26 @@ def test_all_fast_checks_together_take_less_than_half_a_second(scanned: tuple[Pa
         list(run_checks(runtime, AS_OF, ALL))
         took.append(time.perf_counter() - began)
     assert min(took) < 0.5
+
+
+def test_a_scan_stands_once_in_each_checks_history_with_its_day_and_whole_days_leave_nothing_failed(
+    scanned: tuple[Path, str], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(scanned[0], home)
+    runtime = _runtime(home, scanned[1])
+    defs = build_definitions(runtime.settings, runtime=runtime)
+    first, last = (f"dagster/asset_partition_range_{end}" for end in ("start", "end"))
+    range_of_days = {first: "2026-03-02", last: "2026-03-03"}
+    with dg.instance_for_test() as instance:
+        execute_scan(defs, instance, AS_OF)
+        for check in CHECKS:
+            key = dg.AssetCheckKey(dg.AssetKey(check.asset), check.name)
+            (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=5)
+            assert (record.status.value, record.partition) == ("SUCCEEDED", "2026-03-03"), check.name
+        # As the pages start it for several days, with the checks in it.
+        days = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance, asset_selection=[dg.AssetKey("candles")], tags=range_of_days, raise_on_error=False
+        )
+        looked = {evaluation.check_name for evaluation in days.get_asset_check_evaluations()}
+        assert days.success and not looked & ALL

@@ -34,11 +34,16 @@ class Check:
 
     @property
     def spec(self) -> dg.AssetCheckSpec:
+        return self.spec_of(None)
+
+    def spec_of(self, days: dg.PartitionsDefinition | None) -> dg.AssetCheckSpec:
+        """What Dagster is told of it; with `days` each of its results is of one of these."""
         return dg.AssetCheckSpec(
             self.name,
             asset=self.asset,
             blocking=self.blocking,
             description=f"{self.meaning} If it fails: {self.means} {self.remedy}",
+            partitions_def=days,
         )
 
 
