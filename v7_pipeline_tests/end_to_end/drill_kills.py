@@ -341,7 +341,10 @@ KINDS: dict[str, Callable[[dict[str, Any]], Any]] = {"scan": scan, "steps": step
 
 
 def live(work: dict[str, Any]) -> dict[str, Any]:
-    """Do `work` in a forked process that is killed work["kill_after_s"] after its begin (None: never)."""
+    """Do `work` in a forked process that is killed work["kill_after_s"] after its begin (None: never).
+
+    With work["in_calls"] the time runs from its first question to the analyst.
+    """
     from v7_pipeline_tests.store.drills import Worker
 
     def life(tell: Callable[[Any], None]) -> None:
@@ -353,10 +356,23 @@ def live(work: dict[str, Any]) -> dict[str, Any]:
     worker = Worker(life)
     worker.told()
     if work["kill_after_s"] is not None:
+        if work["in_calls"]:
+            _await_a_call(work["server"], worker.pid)
         time.sleep(work["kill_after_s"])
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
     return {"told": worker.told(), "exit": worker.end()}
+
+
+def _await_a_call(server: str, pid: int) -> None:
+    """Wait until the sandbox has one more chat request than now, or the process has ended."""
+
+    def asked() -> int:
+        return int(requests.get(f"{server}/_requests", timeout=5).json().get("chat", 0))
+
+    before = asked()
+    while asked() == before and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.02)
 
 
 def _import_what(work: dict[str, Any]) -> float:
