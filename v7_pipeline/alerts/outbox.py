@@ -20,6 +20,7 @@ from v7_pipeline.alerts.text import (
     price_text,
     reward_risk,
     time_text,
+    two_lines,
     usd_text,
 )
 
@@ -137,7 +138,7 @@ def _signal(row: dict[str, Any], instant: pd.Timestamp, increment: float | None)
         f"{usd_text(row.get('notional_usd'))} (risk {usd_text(row['risk_usd'])})",
         f"Confidence: {percent_text(row['confidence'], 0)}, tier {_word(row['tier'])}",
         f"Price age: {number_text(row.get('price_age_s'), 0)} s",
-        f"Why: {_word(row['reasoning'])}",
+        two_lines(f"Why: {_word(row['reasoning'])}", "v7 why"),
         *_guards(row),
         f"Signal {row['signal_id']}, scan of {time_text(instant)}",
     ]

@@ -5,13 +5,24 @@ No sentence about an event belongs here.
 
 from __future__ import annotations
 
+import textwrap
 from datetime import datetime
 from math import floor, isfinite, log10
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["MISSING", "lots_text", "number_text", "percent_text", "price_text", "reward_risk", "time_text", "usd_text"]
+__all__ = [
+    "MISSING",
+    "lots_text",
+    "number_text",
+    "percent_text",
+    "price_text",
+    "reward_risk",
+    "time_text",
+    "two_lines",
+    "usd_text",
+]
 
 MISSING = "–"
 
@@ -63,6 +74,11 @@ def time_text(value: datetime | None) -> str:
     if value is None or pd.isna(value):
         return MISSING
     return f"{pd.Timestamp(value).tz_convert('UTC'):%Y-%m-%d %H:%M} UTC"
+
+
+def two_lines(text: str, more: str) -> str:
+    """`text` in two lines of 120 characters at most; where that is too little it ends with what tells the rest."""
+    return "\n".join(textwrap.wrap(" ".join(text.split()), 120, max_lines=2, placeholder=f" … ({more})"))
 
 
 def reward_risk(entry: Any, stop: Any, target: Any) -> float | None:

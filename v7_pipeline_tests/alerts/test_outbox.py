@@ -105,6 +105,15 @@ def test_an_accepted_signal_says_all_that_a_trader_needs():
     assert "Price to sell" in scan_alerts([signal(side="SELL")]).iloc[0]["body"]
 
 
+def test_long_reasons_take_two_lines_and_say_where_the_rest_is():
+    before, after = "Price age", "Signal "
+    reasons = "Momentum is 2.1 deviations\nabove noise.  " * 40
+    body = scan_alerts([signal(reasoning=reasons)]).iloc[0]["body"]
+    lines = body[body.index(before) : body.index(after)].splitlines()[1:]
+    assert len(lines) == 2 and lines[0].startswith("Why: Momentum is 2.1 deviations above noise. Momentum")
+    assert all(len(line) <= 120 for line in lines) and lines[1].endswith(" … (v7 why)")
+
+
 def test_a_closed_trade_says_what_became_of_it():
     row = scan_alerts(outcomes=[closed()]).iloc[0]
     assert row["title"] == "Win: SELL BTC-USD closed (v7)"
