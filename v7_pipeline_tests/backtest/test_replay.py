@@ -189,7 +189,8 @@ def test_lesson_24_a_strategy_without_edge_loses_exactly_its_costs(tmp_path: Pat
 def test_the_run_id_is_the_configuration(replayed: Replayed) -> None:
     span = {"start": START, "end": END}
     assert replayed.result.run_id == backtest_id(settings_of(), **span)
-    assert backtest_id(settings_of(home=Path("elsewhere"), ui_port=1), **span) == replayed.result.run_id
+    same = settings_of(home=Path("elsewhere"), ui_port=1, log_json=True, retention_run_days=9)
+    assert backtest_id(same, **span) == replayed.result.run_id
     others = [settings_of(fees="none"), settings_of(symbols=SYMBOLS[:1]), settings_of(min_confidence=0.7)]
     ids = {backtest_id(settings, **span) for settings in others}
     ids |= {backtest_id(settings_of(), start=START, end=LAST), backtest_id(settings_of(), **span, analyst="other")}
