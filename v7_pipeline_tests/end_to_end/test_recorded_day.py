@@ -402,6 +402,7 @@ def test_lesson_19_every_table_of_the_scan_has_rows(lived: Lived) -> None:
         "balances",
         "crossings",
         "account_readings",
+        "outages",
     }  # by a day without any of them
     assert filled == set(TABLES) - unused - {"alerts", "alert_deliveries"}, "nobody is alerted of the past"
     assert len(lived.morning["alerts"])
