@@ -37,14 +37,14 @@ unit:
 
 # The first system died of local time: what deals with time passes in three zones. Kills know no zone.
 IN_ZONES := $(addprefix v7_pipeline_tests/,store market gates trades scan) \
-	$(addprefix --ignore=v7_pipeline_tests/,store/test_processes.py store/test_lingering.py \
-	scan/test_ungrounded_shown.py scan/test_same_decision.py)
+	$(addprefix --ignore=v7_pipeline_tests/,store/test_processes.py store/test_lingering.py store/test_backup.py \
+	store/test_full_disk.py scan/test_ungrounded_shown.py scan/test_same_decision.py)
 zones:
 	TZ=America/New_York $(BIN)/pytest -q -n 2 -m "not slow" $(IN_ZONES)
 	TZ=Asia/Kolkata $(BIN)/pytest -q -n 2 -m "not slow" $(IN_ZONES)
 
-test-slow: setup    ## drills, the daemon, the browser, PostgreSQL
-	$(BIN)/pytest -m slow
+test-slow: setup    ## drills, the daemon, the browser, PostgreSQL, a recorded day
+	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
 bench: $(BENCH)/.installed   ## print the measured figures, the theories' beside those of other packages
 	$(BENCH)/bin/python benchmarks/theories.py

@@ -18,6 +18,19 @@ hypothesis_settings.load_profile("v7")
 STORES = os.environ.get("V7_TEST_STORES", "duckdb")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which worker of two a slow test belongs to.
+
+    What drives a tree of processes, or installs something from Debian, keeps one worker to itself (group daemon). The
+    other slow tests of a file stay together, since they share what was made for them.
+    """
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("xdist_group"):
+            alone = "ducklake:postgres" in item.name
+            item.add_marker(pytest.mark.xdist_group("daemon" if alone else item.path.stem))
+
+
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the settings, keys or .env of the machine it runs on."""

@@ -29,7 +29,7 @@ from v7_pipeline_tests.end_to_end.browser import open_browser
 from v7_pipeline_tests.end_to_end.copied_runs import RecordedRun
 from v7_pipeline_tests.end_to_end.world import Clock, open_world
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("month")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("daemon")]
 
 DAYS, A_DAY, REAL_A_DAY = 30, 8, 720
 KEPT = int(Settings.model_fields["retention_run_days"].default)

@@ -31,7 +31,7 @@ from v7_pipeline.store.schema import THEORY_NAMES
 from v7_pipeline_tests.alerts.bot_api import TOKEN, BotApi, lead_here, serve
 from v7_pipeline_tests.end_to_end.browser import SCREENSHOTS, Browser, open_browser
 
-pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(1200), pytest.mark.xdist_group("daemon")]
 
 ASSETS = ("candles", "theory_features", "llm_signals", "gated_signals", "outcomes", "theory_attribution")
 TABLES = ("theory_features", "llm_calls", "llm_signals", "gated_signals", "win_rates", "scans")

@@ -26,7 +26,7 @@ from v7_pipeline.store.schema import TABLES, THEORY_NAMES
 from v7_pipeline_tests.end_to_end.world import LATER, Clock, World, assert_same, contents, open_world
 from v7_pipeline_tests.shared_data import needs_shared
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("recorded_day")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("recorded_day")]
 
 SYMBOLS = ("BTC-USD", "ETH-USD", "SOL-USD")
 DAY = datetime(2023, 12, 11, tzinfo=UTC)

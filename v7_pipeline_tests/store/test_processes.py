@@ -120,12 +120,12 @@ def test_lesson_20_four_writers_and_two_readers_for_half_a_minute(
 def test_kill_in_the_middle_of_a_replace_leaves_the_old_or_the_new_slice_whole(
     place: dict[str, Any], store: Store, drills: Drills
 ) -> None:
-    kill_in_the_middle(place, store, drills, 30 if place["url"].startswith("duckdb:") else 12)
+    kill_in_the_middle(place, store, drills, 20 if place["url"].startswith("duckdb:") else 6)
 
 
 @pytest.mark.slow
 def test_two_hundred_kills_in_the_middle_of_a_replace(place: dict[str, Any], store: Store, drills: Drills) -> None:
-    kill_in_the_middle(place, store, drills, 200 if place["url"].startswith("duckdb:") else 40)
+    kill_in_the_middle(place, store, drills, 200 if place["url"].startswith("duckdb:") else 25)
 
 
 def kill_in_the_middle(place: dict[str, Any], store: Store, drills: Drills, points: int) -> None:
