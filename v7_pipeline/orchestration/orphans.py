@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import dagster as dg
 import psutil
 
-__all__ = ["PROCESS_TAG", "end_orphans", "own_process"]
+__all__ = ["PROCESS_TAG", "end_orphans", "listens", "own_process"]
 
 PROCESS_TAG = "v7/process"
 _SERVER_TAG = ".dagster/grpc_info"  # Dagster's: the code server that launched the run, which its worker ends with
@@ -48,7 +48,7 @@ def _is_dead(tags: Mapping[str, str]) -> bool:
     # The server first: a re-execution from the pages has its parent's tags, and so its parent's process.
     server = json.loads(tags.get(_SERVER_TAG, "{}"))
     if server:
-        return bool(server.get("port")) and not _listens(server["host"], int(server["port"]))
+        return bool(server.get("port")) and not listens(server["host"], int(server["port"]))
     if PROCESS_TAG not in tags:
         return False
     pid, began = tags[PROCESS_TAG].split()
@@ -58,7 +58,8 @@ def _is_dead(tags: Mapping[str, str]) -> bool:
         return True
 
 
-def _listens(host: str, port: int) -> bool:
+def listens(host: str, port: int) -> bool:
+    """Whether somebody accepts connections there."""
     try:
         with socket.create_connection((host, port), timeout=0.5):
             return True

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import dagster as dg
 
 from v7_pipeline.orchestration.launch import EVENT_BATCHES, execute_backfill, execute_scan, open_instance, prepare_home
-from v7_pipeline.orchestration.orphans import end_orphans
+from v7_pipeline.orchestration.orphans import end_orphans, listens
 from v7_pipeline.orchestration.partitions import partition_of
 from v7_pipeline.orchestration.supervisor import Child, Supervisor
 from v7_pipeline.scan.context import minute
@@ -220,7 +220,7 @@ def _pages(
         ],
         environment,
         logs / "code_server.log",
-        ready=lambda: _listens(settings.host, code_port),
+        ready=lambda: listens(settings.host, code_port),
     )  # fmt: skip
     pages = Child(
         "Dagster's pages",
@@ -366,14 +366,6 @@ def _port(host: str, wanted: int, teller: Teller, what: str) -> int:
                 teller.line(f"port {wanted} is taken; {what} use {chosen}")
             return chosen
     raise AlreadyRunningError(f"no free port for {what} from {wanted} on; set another one in the settings")
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=0.5):
-            return True
-    except OSError:
-        return False
 
 
 def answers(url: str) -> bool:
