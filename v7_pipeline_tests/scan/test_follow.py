@@ -150,6 +150,7 @@ def paths(draw: st.DrawFn) -> dict[int, tuple[float, ...]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     first=paths(),
@@ -176,6 +177,8 @@ def test_lesson_24_a_store_with_revised_candles_equals_one_that_had_them_from_th
                 put_candles(runtime, changed, fetched=T0 + 45 * MINUTE)
             scan(runtime, 46)
             told[name] = tables(runtime)
+            # What HOLD forwent is looked at once an hour, and what was seen then is not taken back.
+            told[name]["win_rates"] = told[name]["win_rates"].query("scope != 'hold:all'").reset_index(drop=True)
     for name, frame in told["from the start"].items():
         pd.testing.assert_frame_equal(told["revised"][name], frame, obj=name)
 
