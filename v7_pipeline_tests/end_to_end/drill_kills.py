@@ -27,6 +27,7 @@ import requests
 
 from v7_pipeline.sandbox.simulator import simulate
 from v7_pipeline.store import Store, open_store
+from v7_pipeline_tests.end_to_end.processes import members_of
 
 if TYPE_CHECKING:
     from v7_pipeline.store.duckdb_store import Reader
@@ -180,13 +181,7 @@ class Tree:
 
     def members(self) -> list[psutil.Process]:
         """Every living process that was started for this home, wherever it hangs now."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                ours = process.environ().get("V7_HOME") == str(self.home)
-                if ours and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
-                    found.append(process)
-        return found
+        return members_of(self.home)
 
     def matching(self, *words: str) -> list[psutil.Process]:
         """The processes with all of `words` on their command lines, the helper that tracks resources aside."""

@@ -32,6 +32,7 @@ from v7_pipeline.orchestration.partitions import AS_OF_TAG
 from v7_pipeline.orchestration.schedules import SCHEDULE
 from v7_pipeline.settings import load_settings
 from v7_pipeline.store import open_store
+from v7_pipeline_tests.end_to_end.processes import kill_all, members_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("daemon")]
 
@@ -124,13 +125,7 @@ class Tree:
 
     def members(self) -> list[psutil.Process]:
         """Every living process that was started for this home, wherever it hangs now."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                ours = process.environ().get("V7_HOME") == str(self.home)
-                if ours and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
-                    found.append(process)
-        return found
+        return members_of(self.home)
 
 
 def _ticks(instance: DagsterInstance) -> list[Any]:
@@ -211,9 +206,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         _third_life(result)
         yield result
     finally:
-        for process in tree.members():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_all(tree.home)
         if tree.process is not None:
             tree.process.wait()
         instance.dispose()

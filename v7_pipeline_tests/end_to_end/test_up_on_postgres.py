@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psutil
 import pytest
 import yaml
 from dagster import DagsterInstance
@@ -18,6 +16,7 @@ from dagster import DagsterInstance
 from v7_pipeline.orchestration.launch import prepare_home
 from v7_pipeline.orchestration.retention import newest_runs, prune_runs, prune_shards, prune_ticks
 from v7_pipeline.settings import load_settings
+from v7_pipeline_tests.end_to_end.processes import kill_all
 from v7_pipeline_tests.end_to_end.test_daemon import Tree, _free_port, _scans, _until
 from v7_pipeline_tests.store.conftest import new_database  # noqa: F401
 
@@ -64,9 +63,7 @@ def test_runs_events_and_ticks_are_in_postgresql_and_retention_clears_them(
             assert not list(home.rglob("*.db")), "something still went to SQLite"
             _retention_clears(instance)
     finally:
-        for process in tree.members():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_all(tree.home)
         if tree.process is not None:
             tree.process.wait()
 

@@ -23,6 +23,7 @@ import pytest
 from v7_pipeline.settings import load_settings
 from v7_pipeline.store import open_store
 from v7_pipeline_tests.alerts.bot_api import TOKEN, BotApi, lead_here, serve
+from v7_pipeline_tests.end_to_end.processes import kill_all
 from v7_pipeline_tests.end_to_end.test_daemon import PROJECT, Tree, _free_port, _until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("daemon")]
@@ -112,9 +113,7 @@ def test_a_killed_tree_is_told_once_and_so_is_its_return(tmp_path: Path) -> None
                 assert _newest(tree) > newest
                 assert tree.end(signal.SIGTERM) == 0
         finally:
-            for process in tree.members():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            kill_all(tree.home)
             if tree.process is not None:
                 tree.process.wait()
 
