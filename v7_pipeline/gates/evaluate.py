@@ -22,7 +22,10 @@ from v7_pipeline.gates.rulesets import RuleSet
 from v7_pipeline.settings import Settings
 from v7_pipeline.store.schema import PROVENANCE, table
 
-__all__ = ["GATED_COLUMNS", "GateContext", "GateLimits", "before_call", "gate_signals", "rotated", "why_not"]
+__all__ = [
+    "GATED_COLUMNS", "GateContext", "GateLimits", "before_call", "gate_rows", "gate_signals", "gated_frame", "rotated",
+    "why_not",
+]  # fmt: skip
 
 GATED_COLUMNS: tuple[str, ...] = tuple(
     name for name in table("gated_signals").column_names if name not in {column.name for column in PROVENANCE}
@@ -206,14 +209,27 @@ def gate_signals(
     if signals["signal_id"].duplicated().any() or sized["signal_id"].duplicated().any():
         raise ValueError("a signal_id occurs twice; a scan has one decision for each strategy and symbol")
     sizes = sized.set_index("signal_id")[list(SIZES)].to_dict("index")
-    order = {symbol: place for place, symbol in enumerate(rotated(signals["symbol"], rotation))}
     columns = [*SIGNAL_COLUMNS, *(name for name in ("horizon_minutes",) if name in signals.columns)]
     rows = signals[columns].to_dict("records")
+    order = rotated(signals["symbol"], rotation)
+    return gated_frame(gate_rows(rows, as_of=as_of, context=context, sizes=sizes, order=order))
+
+
+def gate_rows(
+    rows: Sequence[dict[str, Any]],
+    *,
+    as_of: datetime,
+    context: GateContext,
+    sizes: Mapping[str, Mapping[str, Any]],
+    order: Sequence[str],
+) -> list[dict[str, Any]]:
+    """`gate_signals` of rows as mappings, taken by `order` of symbols; `sizes` by signal_id. One mapping a row."""
     tally = _Tally(context, as_of)
+    place = {symbol: turn for turn, symbol in enumerate(order)}
     done: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: order[row["symbol"]]):
+    for row in sorted(rows, key=lambda row: place[row["symbol"]]):
         done[row["signal_id"]] = _gate_one(row, sizes.get(row["signal_id"], {}), tally)
-    return _as_frame([done[row["signal_id"]] for row in rows])
+    return [done[row["signal_id"]] for row in rows]
 
 
 class _Tally:
@@ -401,7 +417,8 @@ def _until(context: GateContext, as_of: datetime) -> datetime:
     return as_of if context.open_until is None else max(as_of, context.open_until)
 
 
-def _as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def gated_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of `gate_rows` as a frame of gated_signals, without provenance."""
     frame = pd.DataFrame(rows, columns=list(GATED_COLUMNS))
     as_of = pd.to_datetime(frame["as_of"], utc=True).astype("datetime64[us, UTC]")
     kinds: dict[str, Any] = {f"{gate}_ok": "boolean" for gate in GATES}

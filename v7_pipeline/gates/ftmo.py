@@ -6,6 +6,7 @@ conditions.ftmo's question; the rules themselves are data (rulesets.py).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, Literal, NamedTuple
@@ -17,7 +18,10 @@ import pandas as pd
 from v7_pipeline.gates.base import NO_INSTANT, instant, microseconds, require
 from v7_pipeline.gates.rulesets import RuleSet, day_bounds, ftmo_day, rules
 
-__all__ = ["AccountState", "Balance", "RuleSet", "account_state", "day_bounds", "ftmo_day", "rules"]
+__all__ = [
+    "AccountState", "Balance", "Book", "Opening", "PricePath", "RuleSet", "account_state", "day_bounds", "ftmo_day",
+    "rules", "state_of",
+]  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -190,23 +194,61 @@ def account_state(
     (or its exit, if lower); a minute without a candle repeats the last close. The limits are tested in every minute
     and, with the last known equity, at each midnight at which the day rolls. A breach is an equity strictly below one.
     """
-    now = instant(as_of, "as_of")
-    if now is None:
-        raise ValueError("the account needs the instant as_of")
+    now = _now(as_of)
+    book = _read_book(positions, rules, _us(now))
+    return state_of(
+        book,
+        _paths(candles, book),
+        rules,
+        initial_usd=initial_usd,
+        as_of=now,
+        balance_override=balance_override,
+        forgiven_until=forgiven_until,
+        tested_from=tested_from,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The account as the positions that are not given had left it: its balance, and the highest that began a day."""
+
+    usd: float
+    peak_usd: float
+
+
+def state_of(
+    positions: Book,
+    paths: Mapping[str, PricePath],
+    rules: RuleSet,
+    *,
+    initial_usd: float,
+    as_of: datetime,
+    balance_override: Balance | None = None,
+    forgiven_until: datetime | None = None,
+    tested_from: datetime | None = None,
+    opening: Opening | None = None,
+) -> AccountState:
+    """`account_state` of arrays: positions in the order of their signal_id, and each symbol's candles.
+
+    `opening`: positions closed before the firm's day of `tested_from` are left out, and this is what they came to.
+    Trading days, best day and daily P&L are then of the given positions only.
+    """
+    now = _now(as_of)
     if not initial_usd > 0:
         raise ValueError(f"the initial capital must be above zero, not {initial_usd}")
     now_us = _us(now)
+    book = positions.known_at(now_us)
+    paths = {symbol: paths[symbol].until(now_us) for symbol in set(book.symbol) if symbol in paths}
     reading = None if balance_override is None else _checked(balance_override, now)
-    start = initial_usd if reading is None else reading.usd
+    start = (initial_usd if opening is None else opening.usd) if reading is None else reading.usd
     since_us = NO_INSTANT if reading is None else _minute(_us(reading.at))
-    book = _read_book(positions, rules, now_us)
     history = book  # every position counts for trading days and best day; only later exits move a balance set by hand
     book = book.kept(~book.closed | (book.exit >= since_us))
-    prices = _prices(candles, book, now_us, since_us)
+    prices = _prices(paths, book, now_us, since_us)
     days = _midnights(history, prices.time, now, since_us, rules)
 
     realised = _Steps.of(book.exit[book.closed], book.pnl[book.closed], start)
-    limits = _limits(days, realised.before(days), rules, initial_usd, reading)
+    limits = _limits(days, realised.before(days), rules, initial_usd, reading, opening)
     at_reading = _AtReading.of(reading, book, prices)
     unexplained = at_reading.unexplained
     closing, worst, floating = _equity(book, prices, realised)
@@ -276,7 +318,7 @@ def account_state(
     )
 
 
-class _Book(NamedTuple):
+class Book(NamedTuple):
     """Positions as arrays; times in µs at the start of their minute, `pnl` net of both commissions (USD)."""
 
     symbol: npt.NDArray[np.object_]
@@ -292,11 +334,16 @@ class _Book(NamedTuple):
     worst_case: Floats
     closed: npt.NDArray[np.bool_]
 
-    def kept(self, mask: npt.NDArray[np.bool_]) -> _Book:
-        return _Book._make(column[mask] for column in self)
+    def kept(self, mask: npt.NDArray[np.bool_]) -> Book:
+        return Book._make(column[mask] for column in self)
+
+    def known_at(self, now_us: int) -> Book:
+        """The positions entered before an instant, with exits that were not known yet taken away."""
+        closed = (self.exit != NO_INSTANT) & (self.exit + MINUTE_US <= now_us)
+        return self._replace(closed=closed, exit=np.where(closed, self.exit, NO_INSTANT)).kept(self.entry < now_us)
 
 
-class _Candles(NamedTuple):
+class PricePath(NamedTuple):
     """One symbol's candles, ascending in time (µs)."""
 
     time: Ints
@@ -304,13 +351,18 @@ class _Candles(NamedTuple):
     low: Floats
     close: Floats
 
+    def until(self, now_us: int) -> PricePath:
+        """Those that had closed by an instant."""
+        known = int(np.searchsorted(self.time, now_us - MINUTE_US, "right"))
+        return PricePath._make(column[:known] for column in self)
+
 
 class _Prices(NamedTuple):
     """The minutes looked at (µs), and per symbol high, low, close on them; NaN before its first candle."""
 
     time: Ints
-    on_grid: dict[str, _Candles]
-    own: dict[str, _Candles]
+    on_grid: dict[str, PricePath]
+    own: Mapping[str, PricePath]
 
 
 class _Steps(NamedTuple):
@@ -322,7 +374,8 @@ class _Steps(NamedTuple):
     @classmethod
     def of(cls, time: Ints, amount: Floats, start: float) -> _Steps:
         order = np.argsort(time, kind="stable")
-        return cls(time[order], np.concatenate([[start], start + np.cumsum(amount[order])]))
+        # One after the other from the start on, so that a part of them continues with the very same bits.
+        return cls(time[order], np.cumsum(np.concatenate([[start], amount[order]])))
 
     def before(self, time: Ints) -> Floats:
         return self.value[np.searchsorted(self.time, time, "left")]
@@ -343,7 +396,7 @@ class _AtReading(NamedTuple):
     unexplained: float = 0.0
 
     @classmethod
-    def of(cls, reading: Balance | None, book: _Book, prices: _Prices) -> _AtReading:
+    def of(cls, reading: Balance | None, book: Book, prices: _Prices) -> _AtReading:
         """Replay the positions held then at the last closes that were known; a higher equity is not trusted."""
         if reading is None:
             return cls()
@@ -392,9 +445,16 @@ class _Limits(NamedTuple):
         return _Broken(time[at], time[at] + lasts, low < self.daily[day] - CENTS, low < self.total[day] - CENTS)
 
 
-def _limits(days: Ints, balance: Floats, rules: RuleSet, initial_usd: float, reading: Balance | None) -> _Limits:
+def _limits(
+    days: Ints,
+    balance: Floats,
+    rules: RuleSet,
+    initial_usd: float,
+    reading: Balance | None,
+    opening: Opening | None,
+) -> _Limits:
     """The limits of each day from the `balance` that began it."""
-    day_start, known_peak = balance.copy(), initial_usd
+    day_start, known_peak = balance.copy(), initial_usd if opening is None else max(initial_usd, opening.peak_usd)
     if reading is not None:
         # The days before the reading are those of another account: they set no reference and no peak.
         begun = reading.usd if reading.day_start_usd is None else reading.day_start_usd
@@ -413,7 +473,7 @@ class _Breaches(NamedTuple):
     first: datetime | None
 
 
-def _read_book(positions: pd.DataFrame, rules: RuleSet, now_us: int) -> _Book:
+def _read_book(positions: pd.DataFrame, rules: RuleSet, now_us: int) -> Book:
     """The positions entered before now, with what was not known yet taken away."""
     require(positions, POSITION_COLUMNS, "positions")
     positions = positions.sort_values("signal_id", kind="stable")  # sums come out alike to the last bit in any order
@@ -444,24 +504,29 @@ def _read_book(positions: pd.DataFrame, rules: RuleSet, now_us: int) -> _Book:
         for given, price in ((numbers("entry_fee_usd"), entry_price), (numbers("exit_fee_usd"), exit_price))
     )
     pnl = direction * quantity * (exit_price - entry_price) - entry_fee - exit_fee
-    book = _Book(
-        symbol, direction, quantity, entry_price, entry, np.where(closed, exit_, NO_INSTANT), exit_price,
-        numbers("stop_price"), entry_fee, pnl, numbers("worst_case_usd"), closed,
+    book = Book(
+        symbol, direction, quantity, entry_price, entry, exit_, exit_price, numbers("stop_price"), entry_fee, pnl,
+        numbers("worst_case_usd"), closed,
     )  # fmt: skip
-    return book.kept(entry < now_us)
+    return book.known_at(now_us)
 
 
-def _prices(candles: pd.DataFrame, book: _Book, now_us: int, since_us: int) -> _Prices:
+def _paths(candles: pd.DataFrame, book: Book) -> dict[str, PricePath]:
+    """The candles of the symbols that are held."""
+    require(candles, ("symbol", "open_time", "high", "low", "close"), "candles")
+    time = microseconds(candles["open_time"], "open_time")
+    names = candles["symbol"].to_numpy()
+    found = {symbol: _of_symbol(candles, time, names == symbol) for symbol in sorted(set(book.symbol))}
+    return {symbol: known for symbol, known in found.items() if known is not None}
+
+
+def _prices(paths: Mapping[str, PricePath], book: Book, now_us: int, since_us: int) -> _Prices:
     """The minutes on which equity is computed: closed candles' while anything is held, every entry's and every exit's.
 
     While nothing is held, equity is the balance of the last exit, and the midnights hold it against the new limits.
     """
-    require(candles, ("symbol", "open_time", "high", "low", "close"), "candles")
-    time = microseconds(candles["open_time"], "open_time")
     held = sorted(set(book.symbol))
-    names = candles["symbol"].to_numpy()
-    found = {symbol: _of_symbol(candles, time, names == symbol, now_us) for symbol in held}
-    own = {symbol: known for symbol, known in found.items() if known is not None}
+    own = {symbol: paths[symbol] for symbol in held if symbol in paths and len(paths[symbol].time)}
     first = max(int(book.entry.min()) if len(book.entry) else now_us, since_us)
     grid = np.unique(np.concatenate([book.entry, book.exit[book.closed]]))
     for known in own.values():
@@ -473,7 +538,7 @@ def _prices(candles: pd.DataFrame, book: _Book, now_us: int, since_us: int) -> _
     return _Prices(grid, {symbol: _on_grid(own.get(symbol), grid) for symbol in held}, own)
 
 
-def _while_held(time: Ints, book: _Book) -> npt.NDArray[np.bool_]:
+def _while_held(time: Ints, book: Book) -> npt.NDArray[np.bool_]:
     """Which of the minutes, which ascend, lie within a position, its entry's and its exit's included."""
     change = np.zeros(len(time) + 1, dtype=np.int32)
     np.add.at(change, np.searchsorted(time, book.entry), 1)
@@ -495,8 +560,8 @@ def _union(left: Ints, right: Ints) -> Ints:
     return both[np.append(True, both[1:] != both[:-1])]
 
 
-def _of_symbol(candles: pd.DataFrame, time: Ints, mask: npt.NDArray[np.bool_], now_us: int) -> _Candles | None:
-    """The candles of one symbol that had closed by now; None where there are none."""
+def _of_symbol(candles: pd.DataFrame, time: Ints, mask: npt.NDArray[np.bool_]) -> PricePath | None:
+    """The candles of one symbol; None where there are none."""
     places: Any = np.flatnonzero(mask)
     if not len(places):
         return None
@@ -510,25 +575,24 @@ def _of_symbol(candles: pd.DataFrame, time: Ints, mask: npt.NDArray[np.bool_], n
         if (times[1:] == times[:-1]).any():
             symbol = candles["symbol"].to_numpy()[mask][0]
             raise ValueError(f"candles of {symbol} repeat a minute; keep one row for each symbol and open_time")
-    known = int(np.searchsorted(times, now_us - MINUTE_US, "right"))
-    return _Candles(times[:known], *(column[:known] for column in columns)) if known else None
+    return PricePath(times, *columns)
 
 
-def _on_grid(own: _Candles | None, grid: Ints) -> _Candles:
+def _on_grid(own: PricePath | None, grid: Ints) -> PricePath:
     """A symbol's prices on the grid; a minute without a candle repeats the last close."""
     if own is None:
         nothing = np.full(len(grid), np.nan)
-        return _Candles(grid, nothing, nothing, nothing)
+        return PricePath(grid, nothing, nothing, nothing)
     begin = int(np.searchsorted(own.time, grid[0])) if len(grid) else 0
     if np.array_equal(own.time[begin:], grid):
-        return _Candles(grid, own.high[begin:], own.low[begin:], own.close[begin:])
+        return PricePath(grid, own.high[begin:], own.low[begin:], own.close[begin:])
     at = np.searchsorted(own.time, grid, "right") - 1
     traded = (at >= 0) & (own.time[at] == grid)
     last = np.where(at >= 0, own.close[at], np.nan)
-    return _Candles(grid, np.where(traded, own.high[at], last), np.where(traded, own.low[at], last), last)
+    return PricePath(grid, np.where(traded, own.high[at], last), np.where(traded, own.low[at], last), last)
 
 
-def _equity(book: _Book, prices: _Prices, realised: _Steps) -> tuple[Floats, Floats, Floats]:
+def _equity(book: Book, prices: _Prices, realised: _Steps) -> tuple[Floats, Floats, Floats]:
     """Equity at each minute's end, the worst within it, and each open position's floating P/L at the end.
 
     NaN in minutes in which the price of a position held since an earlier one is not known.
@@ -606,7 +670,7 @@ def _spread(days: Ints, time: Ints) -> Ints:
     return np.repeat(np.arange(len(days)), np.diff(bounds))
 
 
-def _midnights(book: _Book, grid: Ints, now: datetime, since_us: int, rules: RuleSet) -> Ints:
+def _midnights(book: Book, grid: Ints, now: datetime, since_us: int, rules: RuleSet) -> Ints:
     """The starts (µs) of all the firm's days from the account's first event to now, through every change of clocks."""
     events = [int(t[t != NO_INSTANT].min()) for t in (book.entry, book.exit, grid) if (t != NO_INSTANT).any()]
     first = min([_us(now), *events, *([since_us] if since_us != NO_INSTANT else [])])
@@ -615,7 +679,7 @@ def _midnights(book: _Book, grid: Ints, now: datetime, since_us: int, rules: Rul
     return starts
 
 
-def _daily_pnl(book: _Book, rules: RuleSet) -> tuple[tuple[date, float], ...]:
+def _daily_pnl(book: Book, rules: RuleSet) -> tuple[tuple[date, float], ...]:
     """Closed P/L by the firm's day of the exit; days without an exit are not invented."""
     sums: dict[date, float] = {}
     for at, amount in zip(book.exit[book.closed], book.pnl[book.closed], strict=True):
@@ -642,7 +706,7 @@ def _passable(
     return progress >= 1.0 and days >= rules.min_days and not one_day_too_good and open_ == 0 and breach is None
 
 
-def _stopped(book: _Book, floating: Floats, balance: float) -> float | None:
+def _stopped(book: Book, floating: Floats, balance: float) -> float | None:
     """Equity when every open position loses its worst case, or what it has lost already where that is more."""
     worst = book.worst_case[~book.closed]
     if np.isnan(worst).any():
@@ -650,11 +714,18 @@ def _stopped(book: _Book, floating: Floats, balance: float) -> float | None:
     return balance + float(np.minimum(floating, -worst).sum())
 
 
-def _prices_as_of(book: _Book, prices: _Prices, now: datetime) -> datetime | None:
+def _prices_as_of(book: Book, prices: _Prices, now: datetime) -> datetime | None:
     symbols = set(book.symbol[~book.closed])
     if not symbols <= prices.own.keys():
         return None
     return _instant(min(int(prices.own[symbol].time[-1]) for symbol in symbols) + MINUTE_US) if symbols else now
+
+
+def _now(as_of: datetime) -> datetime:
+    now = instant(as_of, "as_of")
+    if now is None:
+        raise ValueError("the account needs the instant as_of")
+    return now
 
 
 def _us(at: datetime) -> int:

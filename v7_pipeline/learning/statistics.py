@@ -190,10 +190,15 @@ def shapley(values: npt.ArrayLike) -> Floats:
     return result
 
 
+#: Half-lives after which a weight is 0 instead of below a millionth of itself.
+FORGOTTEN = 20.0
+
+
 def halved(weights: npt.ArrayLike, when: npt.ArrayLike, half_life: float) -> Floats:
     """`weights` by age: each times 2^(−a / half_life), a being the summed weight of what came later than it.
 
-    Age in evidence, not in hours: a quiet week ages nothing. Equal instants have one age, whatever their order.
+    Age in evidence, not in hours: a quiet week ages nothing. Equal instants have one age, whatever their order. After
+    FORGOTTEN half-lives nothing is left: a millionth, which would only keep every old trade in the sums.
     Raises ValueError where the half-life is not positive.
     """
     if not half_life > 0:
@@ -204,4 +209,4 @@ def halved(weights: npt.ArrayLike, when: npt.ArrayLike, half_life: float) -> Flo
     order = np.argsort(at, kind="stable")
     until = np.concatenate([[0.0], np.cumsum(w[order])])
     later = until[-1] - until[np.searchsorted(at[order], at, side="right")]
-    return np.asarray(w * np.exp2(-later / half_life))
+    return np.where(later > FORGOTTEN * half_life, 0.0, w * np.exp2(-later / half_life))

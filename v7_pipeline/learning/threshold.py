@@ -16,7 +16,15 @@ import pandas as pd
 from v7_pipeline.learning.frames import closed_before, one_source, require, trade_weights
 from v7_pipeline.learning.win_rate import BetaPosterior
 
-__all__ = ["HALF_LIFE_TRADES", "RAISE_AT", "RETURN_AT", "LearntThreshold", "break_even_rate", "learnt_threshold"]
+__all__ = [
+    "HALF_LIFE_TRADES",
+    "RAISE_AT",
+    "RETURN_AT",
+    "LearntThreshold",
+    "break_even_rate",
+    "learnt_threshold",
+    "threshold_of",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -129,14 +137,33 @@ def learnt_threshold(
         raise ValueError("a confidence lies between 0 and 1; outcomes of signals without one do not belong here")
     usable = known["outcome"].isin(("win", "loss")) & (confidence >= floor) & known["break_even"].notna()
     known = known[usable]
-    weights = trade_weights(known, half_life_trades)
-    bands = _bands(
+    return threshold_of(
         known["confidence"].to_numpy(dtype=float),
         (known["outcome"] == "win").to_numpy(),
         known["break_even"].to_numpy(dtype=float),
-        weights,
-        floor,
+        trade_weights(known, half_life_trades),
+        floor=floor,
+        previous=previous,
+        min_effective_n=min_effective_n,
+        prior_alpha=prior_alpha,
+        prior_beta=prior_beta,
     )
+
+
+def threshold_of(
+    confidence: Floats,
+    won: npt.NDArray[np.bool_],
+    break_even: Floats,
+    weights: Floats,
+    *,
+    floor: float,
+    previous: float | None,
+    min_effective_n: float,
+    prior_alpha: float = 1.0,
+    prior_beta: float = 1.0,
+) -> LearntThreshold:
+    """`learnt_threshold` from the wins and losses that count, as arrays, already weighted."""
+    bands = _bands(confidence, won, break_even, weights, floor)
     return _step(bands, floor, previous, min_effective_n, prior_alpha, prior_beta)
 
 

@@ -5,14 +5,15 @@ What they are worth to a signal is gates/conditions.py's; here they are only mea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["correlations"]
+__all__ = ["correlations", "correlations_of"]
 
 _SPAN = timedelta(days=1)
 _STEP = timedelta(minutes=5)  # one-minute returns of thin products are correlated too little (Epps 1979)
@@ -39,7 +40,13 @@ def correlations(reader: Any, as_of: datetime, symbols: Iterable[str]) -> dict[t
     closes = {name: np.full(int(_SPAN / _STEP), np.nan) for name in names}
     for row in rows:
         closes[row["symbol"]][row["step"]] = row["close"]
-    returns = {name: np.diff(np.log(values)) for name, values in closes.items()}
+    return correlations_of(closes)
+
+
+def correlations_of(closes: Mapping[str, npt.NDArray[np.float64]]) -> dict[tuple[str, str], float]:
+    """`correlations` from each symbol's last close of every five-minute step, NaN where it did not trade."""
+    names = sorted(closes)
+    returns = {name: np.diff(np.log(closes[name])) for name in names}
     found = {}
     for one, other in combinations(names, 2):
         a, b = returns[one], returns[other]

@@ -28,13 +28,25 @@ import pandas as pd
 
 from v7_pipeline.theories.base import Bars, Floats, Posterior, number, strength
 
-__all__ = ["BREAK_EVEN", "NAME", "explain", "percentile", "posteriors", "score", "values", "vote"]
+__all__ = [
+    "BREAK_EVEN",
+    "NAME",
+    "SCOPES",
+    "columns_at",
+    "explain",
+    "percentile",
+    "posteriors",
+    "score",
+    "values",
+    "vote",
+]
 
 NAME = "bayesian_win_rate"
 BREAK_EVEN = 0.4
 #: Posterior probability of beating break-even from which a side is voted for.
 SURE = 0.975
 SCOPES = ("all", "side:BUY", "side:SELL")
+_FIELDS = {"win_rate": "mean", "win_rate_lower": "lower", "win_rate_upper": "upper", "win_rate_n": "n"}
 
 
 def posteriors(win_rates: pd.DataFrame | None, *, break_even: float = BREAK_EVEN) -> dict[str, Posterior]:
@@ -81,14 +93,39 @@ def _as_of(bars: Bars, scope: str, field: str, name: str = "", missing: float = 
         as_of = bars.epoch + 1 + np.arange(bars.first, bars.close.size)
         return np.searchsorted(steps.minute, as_of, side="right")
 
-    known = np.concatenate(([missing], getattr(steps, field)))  # 0: before the first
-    return np.take(known, bars.cached((NAME, scope), newest), out=out, mode="clip")
+    return _taken(steps, bars.cached((NAME, scope), newest), field, missing, out)
+
+
+def _taken(
+    steps: Posterior, newest: npt.NDArray[np.int64], field: str, missing: float, out: Floats | None = None
+) -> Floats:
+    """A posterior's field by how many steps had been made; `missing` before the first."""
+    known = np.concatenate(([missing], getattr(steps, field)))
+    return np.take(known, newest, out=out, mode="clip")
+
+
+def columns_at(posteriors: Mapping[str, Posterior], minutes: npt.NDArray[np.int64]) -> dict[str, Floats]:
+    """Every column of this theory for readings as of `minutes` (epoch minutes): it knows no candles."""
+
+    def field(scope: str, name: str, missing: float = np.nan) -> Floats:
+        steps = posteriors.get(scope)
+        if steps is None:
+            return np.full(minutes.size, missing)
+        return _taken(steps, np.searchsorted(steps.minute, minutes, side="right"), name, missing)
+
+    above = field("all", "above")
+    buy, sell = (_side(field(f"side:{side}", "above")) for side in ("BUY", "SELL"))
+    return {
+        **{column: field("all", name, 0.0 if name == "n" else np.nan) for column, name in _FIELDS.items()},
+        f"{NAME}_percentile": above,
+        f"{NAME}_score": strength(above),
+        f"{NAME}_vote": buy - sell,
+    }
 
 
 def values(bars: Bars) -> dict[str, Floats]:
     """win_rate, win_rate_lower, win_rate_upper, win_rate_n."""
-    fields = {"win_rate": "mean", "win_rate_lower": "lower", "win_rate_upper": "upper", "win_rate_n": "n"}
-    return {name: _as_of(bars, "all", field, name, 0.0 if field == "n" else np.nan) for name, field in fields.items()}
+    return {name: _as_of(bars, "all", field, name, 0.0 if field == "n" else np.nan) for name, field in _FIELDS.items()}
 
 
 def percentile(bars: Bars) -> Floats:

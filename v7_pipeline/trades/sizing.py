@@ -6,7 +6,7 @@ Whether the account may take that risk is the FTMO gate's question, not this mod
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import pandas as pd
 from v7_pipeline.trades.frames import require
 from v7_pipeline.trades.pnl import entry_fill, loss_at_stop
 
-__all__ = ["SIZE_COLUMNS", "Product", "Sized", "size", "size_signals"]
+__all__ = ["SIZE_COLUMNS", "Product", "Sized", "size", "size_rows", "size_signals"]
 
 SIZE_COLUMNS = ("signal_id", "quantity", "risk_usd", "notional_usd", "margin_usd", "lots", "capped_by")
 
@@ -98,8 +98,27 @@ def size_signals(
     is on the wrong side) has NaN throughout: the gates refuse it and say why. KeyError for a symbol without a product.
     """
     require(signals, ("signal_id", "symbol", "side", "entry_price", "stop_price", "market_price"), "signals")
+    rows = size_rows(
+        signals[signals["side"].isin(("BUY", "SELL"))].to_dict("records"),
+        risk_usd=risk_usd,
+        slippage=slippage,
+        free_margin_usd=free_margin_usd,
+        products=products,
+    )
+    return pd.DataFrame(rows, columns=list(SIZE_COLUMNS))
+
+
+def size_rows(
+    signals: Iterable[Mapping[str, Any]],
+    *,
+    risk_usd: float,
+    slippage: float,
+    free_margin_usd: float,
+    products: Mapping[str, Product],
+) -> list[dict[str, Any]]:
+    """`size_signals` of BUYs and SELLs as mappings: SIZE_COLUMNS of each."""
     rows: list[dict[str, Any]] = []
-    for row in signals[signals["side"].isin(("BUY", "SELL"))].to_dict("records"):
+    for row in signals:
         product = products[row["symbol"]]
         plan = _plan(row)
         sized = Sized(math.nan, math.nan, math.nan, None)
@@ -115,7 +134,7 @@ def size_signals(
         lots = math.nan if product.contract_size is None else sized.quantity / product.contract_size
         extra = {"margin_usd": sized.notional_usd / product.leverage, "lots": lots}
         rows.append({"signal_id": row["signal_id"], **{f: getattr(sized, f) for f in Sized.__slots__}, **extra})
-    return pd.DataFrame(rows, columns=list(SIZE_COLUMNS))
+    return rows
 
 
 def _plan(row: Mapping[str, Any]) -> tuple[float, float] | None:
