@@ -21,7 +21,10 @@ from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store
 from v7_pipeline.store.schema import TABLES
 
-__all__ = ["EVERY", "SCANS_STAGE", "SOURCE", "BacktestError", "BacktestResult", "backtest_id", "replay"]
+__all__ = [
+    "EVERY", "SCANS_STAGE", "SOURCE", "BacktestError", "BacktestResult", "backtest_id", "instants_of", "replay",
+    "venue_of",
+]  # fmt: skip
 
 MINUTE = timedelta(minutes=1)
 EVERY = timedelta(minutes=2)
@@ -83,14 +86,14 @@ def replay(
 
     Raises BacktestError for a span without scans or candles, and for a target that holds anything else.
     """
-    instants = _instants(start, end, every)
+    instants = instants_of(start, end, every)
     if analyst is None:
         from v7_pipeline.analyst.rules import RulesAnalyst
 
         analyst = RulesAnalyst()
     if repr(source) == repr(target):
         raise BacktestError(f"a backtest never writes to the store it reads, {source!r}; give it a store of its own")
-    venue = _venue(source, settings.symbols, instants[0], instants[-1])
+    venue = venue_of(source, settings.symbols, instants[0], instants[-1])
     run_id = backtest_id(settings, start=start, end=end, every=every, analyst=analyst.name)
     target.migrate(__version__, instants[0])  # like every clock of a backtest, this one stands in the replayed time
     _refuse_foreign_rows(target, run_id)
@@ -141,7 +144,8 @@ def _context(
     )
 
 
-def _instants(start: datetime, end: datetime, every: timedelta) -> list[datetime]:
+def instants_of(start: datetime, end: datetime, every: timedelta) -> list[datetime]:
+    """start, start + every, … before `end`; BacktestError where there is none."""
     if every < MINUTE or every % MINUTE:
         raise BacktestError(f"scans every {every} are not whole minutes apart; give one minute or more, such as 2")
     first, stop = minute(start), minute(end)
@@ -150,7 +154,7 @@ def _instants(start: datetime, end: datetime, every: timedelta) -> list[datetime
     return [first + index * every for index in range(-(-(stop - first) // every))]
 
 
-def _venue(source: Store, symbols: tuple[str, ...], first: datetime, last: datetime) -> str:
+def venue_of(source: Store, symbols: tuple[str, ...], first: datetime, last: datetime) -> str:
     """Who reported the candles that will be replayed; BacktestError where a symbol has none."""
     rows = source.query(
         "SELECT symbol, venue FROM candles WHERE open_time >= ? AND open_time < ? "

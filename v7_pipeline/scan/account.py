@@ -18,7 +18,7 @@ from v7_pipeline.gates.rulesets import EVERY, RuleSet, day_bounds, rules
 from v7_pipeline.settings import Settings
 from v7_pipeline.trades import Product, follow, pending_risk_usd, positions
 
-__all__ = ["Account", "products", "read_account", "rule_set"]
+__all__ = ["TO_FILL", "Account", "products", "read_account", "rule_set"]
 
 MINUTE = timedelta(minutes=1)
 SMALLEST = 1e-8  # base units; Coinbase's own step of its products
@@ -55,7 +55,7 @@ WHERE open_time < ? AND (open_time >= ? OR (open_time >= ? AND open_time < ?))
 """
 # Candles before a reading of the real account, or before the first tested minute: what was held was worth so much then.
 _HOURS_BEFORE = timedelta(hours=4)
-_TO_FILL = timedelta(minutes=15)  # a trade is entered some minutes after its signal, and its horizon runs from then
+TO_FILL = timedelta(minutes=15)  # a trade is entered some minutes after its signal, and its horizon runs from then
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Account:
     def held_until(self, horizon_minutes: int) -> datetime:
         """When everything is over that is open now, and a trade of `horizon_minutes` that would be opened now."""
         now = self.state.as_of
-        return max(self.open_until or now, now + timedelta(minutes=horizon_minutes) + _TO_FILL)
+        return max(self.open_until or now, now + timedelta(minutes=horizon_minutes) + TO_FILL)
 
     @property
     def free_margin_usd(self) -> float:
@@ -175,7 +175,7 @@ def _open_until(settings: Settings, trading: pd.DataFrame, as_of: datetime) -> d
     if trading.empty:
         return None
     minutes = trading["horizon_minutes"].fillna(settings.horizon_minutes).astype("float64")
-    ends = trading["as_of"] + pd.to_timedelta(minutes, unit="min") + _TO_FILL
+    ends = trading["as_of"] + pd.to_timedelta(minutes, unit="min") + TO_FILL
     last: datetime = ends.max().to_pydatetime()
     return last if (ends > as_of).all() else max(last, as_of + timedelta(days=1))
 

@@ -23,8 +23,8 @@ from v7_pipeline.trades.frames import directions
 from v7_pipeline.trades.pnl import loss_at_stop
 
 __all__ = [
-    "REGIME", "about_signals", "calibrations_at", "closed_outcomes", "held_outcomes", "learnt", "of_confidence",
-    "threshold_at", "threshold_history", "win_rates_at",
+    "REGIME", "about_signals", "break_even", "calibrations_at", "closed_outcomes", "held_outcomes", "learnt",
+    "of_confidence", "threshold_at", "threshold_history", "win_rates_at",
 ]  # fmt: skip
 
 _BASE = (
@@ -190,7 +190,7 @@ def _keys(outcomes: pd.DataFrame) -> pd.MultiIndex:
 def _thresholds(ctx: ScanContext, reader: Any, known: pd.DataFrame) -> Iterator[tuple[str, LearntThreshold]]:
     """Each strategy's next threshold."""
     judged = known[known["kind"].isin(_JUDGED) & known["confidence"].notna()]
-    judged = judged.assign(break_even=_break_even(judged, ctx.settings.slippage))
+    judged = judged.assign(break_even=break_even(judged, ctx.settings.slippage))
     for strategy, rows in judged.groupby("strategy", sort=True):
         found = learnt_threshold(
             rows,
@@ -204,7 +204,7 @@ def _thresholds(ctx: ScanContext, reader: Any, known: pd.DataFrame) -> Iterator[
         yield str(strategy), found
 
 
-def _break_even(signals: pd.DataFrame, default: float) -> np.ndarray[Any, Any]:
+def break_even(signals: pd.DataFrame, default: float) -> np.ndarray[Any, Any]:
     """Each plan's break-even win rate, net of its outcome's fees and of slippage at the stop, from the filled entry.
 
     `default` is the slippage of rows that do not tell theirs: those of schema 4.

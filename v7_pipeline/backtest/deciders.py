@@ -1,0 +1,111 @@
+"""Who decides in a simulation: the rules over the ten theories, or decisions that are there already.
+
+The decisions are analyst/'s and strategies/'; here they are only asked for the rows of a simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from v7_pipeline.analyst import rules
+from v7_pipeline.backtest.prepared import Prepared
+from v7_pipeline.settings import Settings
+from v7_pipeline.theories import bayesian_win_rate
+from v7_pipeline.theories.base import Posterior
+
+__all__ = ["DECIDED", "Decider", "FixedDecider", "RulesDecider"]
+
+Ints = npt.NDArray[np.int64]
+
+#: What a decision is: columns of rules.decide_frame.
+DECIDED = (
+    "status", "side", "confidence", "entry_price", "stop_price", "target_price", "horizon_minutes", "key_theories",
+)  # fmt: skip
+_VOTE, _SCORE = (f"{bayesian_win_rate.NAME}_{part}" for part in ("vote", "score"))
+
+
+class Decider(Protocol):
+    """A strategy over the rows of a Prepared."""
+
+    strategy: str
+    analyst: str
+
+    def possible(self) -> pd.DataFrame:
+        """Every trade that could be decided, whatever is learnt meanwhile: row, side and its plan, ordered by row."""
+
+    def decide(self, rows: Ints, posteriors: Mapping[str, Posterior]) -> pd.DataFrame:
+        """DECIDED columns of `rows`, in their order, given what was learnt."""
+
+    def learns(self, posteriors: Mapping[str, Posterior]) -> bool:
+        """Whether decisions with these posteriors may differ from those without any."""
+
+
+class RulesDecider:
+    """v7 with the rules: ten theories, of which one, the win rate, knows what the simulation has learnt."""
+
+    strategy, analyst = "v7", "rules"
+
+    def __init__(self, prepared: Prepared, settings: Settings, weights: Mapping[str, float] | None = None) -> None:
+        self._prepared, self._settings, self._weights = prepared, settings, weights
+
+    def possible(self) -> pd.DataFrame:
+        """The win rate's voice lies in [−1, 1] and moves the score one way, so its two ends show every trade."""
+        parts = [self._trades(voice) for voice in (-1.0, 0.0, 1.0)]
+        return (
+            pd.concat(parts, ignore_index=True).drop_duplicates(["row", "side"]).sort_values("row", ignore_index=True)
+        )
+
+    def decide(self, rows: Ints, posteriors: Mapping[str, Posterior]) -> pd.DataFrame:
+        found = bayesian_win_rate.columns_at(posteriors, self._prepared.features[rows])
+        return self._decided(rows, found[_VOTE], found[_SCORE])
+
+    def learns(self, posteriors: Mapping[str, Posterior]) -> bool:
+        """A voice of 0 says what nobody says."""
+        newest = np.array([max((int(p.minute[-1]) for p in posteriors.values()), default=0)])
+        return bool(bayesian_win_rate.columns_at(posteriors, newest)[_VOTE][0])
+
+    def _trades(self, voice: float) -> pd.DataFrame:
+        rows = np.arange(self._prepared.rows)
+        vote = np.full(len(rows), voice)
+        found = self._decided(rows, vote, np.abs(vote))
+        found.insert(0, "row", rows)
+        return found[found["side"].isin(("BUY", "SELL"))]
+
+    def _decided(self, rows: Ints, vote: npt.NDArray[np.float64], score: npt.NDArray[np.float64]) -> pd.DataFrame:
+        given, s = self._prepared, self._settings
+        everything = len(rows) == given.rows
+        readings = given.readings if everything else given.readings.iloc[rows]
+        frame = readings.assign(
+            **{_VOTE: np.where(given.features[rows] >= 0, vote, np.nan), _SCORE: score},
+            market_price=given.price[rows],
+        )
+        return rules.decide_frame(
+            frame,
+            quote_increment=given.increment[rows],
+            horizon_minutes=s.horizon_minutes,
+            reward_risk=s.min_reward_risk,
+            aggressive=s.aggressive,
+            weights=self._weights,
+        ).reset_index(drop=True)
+
+
+class FixedDecider:
+    """Decisions made beforehand, a row for each row of the Prepared: DECIDED columns."""
+
+    def __init__(self, strategy: str, analyst: str, decisions: pd.DataFrame) -> None:
+        self.strategy, self.analyst, self._decisions = strategy, analyst, decisions.reset_index(drop=True)
+
+    def possible(self) -> pd.DataFrame:
+        found = self._decisions.assign(row=np.arange(len(self._decisions)))
+        return found[found["side"].isin(("BUY", "SELL"))].reset_index(drop=True)
+
+    def decide(self, rows: Ints, posteriors: Mapping[str, Posterior]) -> pd.DataFrame:
+        return self._decisions.iloc[rows].reset_index(drop=True)
+
+    def learns(self, posteriors: Mapping[str, Posterior]) -> bool:
+        return False

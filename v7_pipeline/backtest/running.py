@@ -1,0 +1,150 @@
+"""What a simulation has learnt so far: weights of overlapping trades, the win rates' posteriors, the threshold.
+
+The figures are learning/'s, asked again only for what a closed trade can have changed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from v7_pipeline.learning.statistics import FORGOTTEN, average_uniqueness, halved
+from v7_pipeline.learning.threshold import HALF_LIFE_TRADES, LearntThreshold, threshold_of
+from v7_pipeline.settings import Settings
+from v7_pipeline.theories.base import Posterior
+from v7_pipeline.theories.bayesian_win_rate import BREAK_EVEN
+
+__all__ = ["Threshold", "Weights", "WinRate"]
+
+Floats = npt.NDArray[np.float64]
+
+
+class Weights:
+    """Average uniqueness of trades that close one after another; further columns go along with them.
+
+    A new trade changes the weights of those that it overlaps, and theirs depend on what overlaps them: the others stay.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.n = 0
+        self._block = np.empty((3 + columns, 256))
+
+    @property
+    def weights(self) -> Floats:
+        return self._block[2, : self.n]
+
+    @property
+    def leave(self) -> Floats:
+        """The minute in which each trade was left."""
+        return self._block[1, : self.n]
+
+    def column(self, place: int) -> Floats:
+        return self._block[3 + place, : self.n]
+
+    def add(self, entry: float, leave: float, *columns: float) -> None:
+        """A trade open in the minutes entry … leave, both included; none may be left before those added already."""
+        if self.n == self._block.shape[1]:
+            self._block = np.concatenate([self._block, np.empty_like(self._block)], axis=1)
+        self._block[:, self.n] = (entry, leave, 1.0, *columns)
+        self.n += 1
+        begin, end = self._block[0, : self.n], self.leave + 1.0
+        first = int(np.searchsorted(self.leave, entry))  # those that it overlaps
+        near = int(np.searchsorted(self.leave, begin[first:].min()))  # and what overlaps them
+        self._block[2, first : self.n] = average_uniqueness(begin[near:], end[near:])[first - near :]
+
+    def discounted(self, half_life: float | None) -> tuple[slice, Floats]:
+        """The newest trades and their weights, halved by every `half_life` effective ones that closed later."""
+        if half_life is None:
+            return slice(0, self.n), self.weights
+        # From the newest backwards until nothing is left of a trade; one more, in case of equal instants.
+        later = np.cumsum(self.weights[::-1])
+        kept = slice(max(self.n - int(np.searchsorted(later, FORGOTTEN * half_life)) - 64, 0), self.n)
+        return kept, halved(self.weights[kept], self.leave[kept], half_life)
+
+
+class WinRate:
+    """One scope's posterior, as steps in time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._prior = settings.prior_alpha, settings.prior_beta
+        self._half_life = settings.win_rate_half_life
+        self._trades = Weights(1)
+        self.steps: list[tuple[int, float, float, int]] = []
+
+    def add(self, entry: float, leave: float, *, won: bool) -> None:
+        """A trade that won or lost."""
+        self._trades.add(entry, leave, float(won))
+
+    def step(self, scan: int) -> None:
+        """What the trades so far say, as of the scan (epoch minute)."""
+        kept, weights = self._trades.discounted(self._half_life)
+        won = self._trades.column(0)[kept] > 0
+        alpha, beta = self._prior
+        wins, losses = float(weights[won].sum()), float(weights[~won].sum())
+        self.steps.append((scan, alpha + wins, beta + losses, self._trades.n))
+
+    def posterior(self) -> Posterior | None:
+        """The steps as the win-rate theory reads them; None before the first. Intervals are not needed to vote."""
+        known = [step for step in self.steps if step[3]]
+        if not known:
+            return None
+        from scipy.special import betaincc
+
+        scan, alpha, beta, n = (np.array(values, dtype=float) for values in zip(*known, strict=True))
+        nothing = np.full(len(known), np.nan)
+        return Posterior(
+            minute=scan.astype(np.int64) + 1,  # a reading may use what earlier scans have learnt
+            mean=alpha / (alpha + beta),
+            lower=nothing,
+            upper=nothing,
+            n=n,
+            above=betaincc(alpha, beta, BREAK_EVEN),
+        )
+
+
+class Threshold:
+    """The learnt confidence threshold, as steps in time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._trades = Weights(3)
+        self.steps: list[tuple[int, LearntThreshold]] = []
+
+    @property
+    def value(self) -> float | None:
+        """What the newest step says; None where nothing has been learnt."""
+        return self.steps[-1][1].threshold if self.steps else None
+
+    def add(self, entry: float, leave: float, *, won: bool, confidence: float, break_even: float) -> None:
+        """A trade that won or lost, at a confidence from the floor on."""
+        if confidence >= self._settings.min_confidence and not np.isnan(break_even):
+            self._trades.add(entry, leave, float(won), confidence, break_even)
+
+    def step(self, scan: int) -> None:
+        """What the trades so far say, as of the scan; kept where it changed, as the scan does."""
+        kept, weights = self._trades.discounted(HALF_LIFE_TRADES)
+        won, confidence, break_even = (self._trades.column(place)[kept] for place in range(3))
+        found = threshold_of(
+            confidence,
+            won > 0,
+            break_even,
+            weights,
+            floor=self._settings.min_confidence,
+            previous=self.value,
+            min_effective_n=self._settings.min_effective_n,
+            prior_alpha=self._settings.prior_alpha,
+            prior_beta=self._settings.prior_beta,
+        )
+        if found.changed:
+            self.steps.append((scan, found))
+
+    def frame(self, strategy: str) -> pd.DataFrame:
+        """Rows of confidence_thresholds, without provenance."""
+        names = ("threshold", "floor", "previous", "reason", "n", "n_eff", "p_below", "break_even")
+        rows = [
+            {"strategy": strategy, "as_of": pd.Timestamp(scan * 60, unit="s", tz="UTC")}
+            | {name: getattr(found, name) for name in names}
+            for scan, found in self.steps
+        ]
+        return pd.DataFrame(rows, columns=["strategy", "as_of", *names])
