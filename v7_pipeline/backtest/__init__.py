@@ -5,17 +5,27 @@ No theory, decision, gate, fill or statistic belongs here; whatever judges a liv
 
 from __future__ import annotations
 
+from v7_pipeline.backtest.comparison import Baseline, RandomEntry, Simulation, Trials
+from v7_pipeline.backtest.engine import simulate
 from v7_pipeline.backtest.market import StoredMarket
+from v7_pipeline.backtest.prepared import Prepared, prepare
 from v7_pipeline.backtest.replay import BacktestError, BacktestResult, backtest_id, replay
 from v7_pipeline.backtest.report import Report, markdown, report
 
 __all__ = [
     "BacktestError",
     "BacktestResult",
+    "Baseline",
+    "Prepared",
+    "RandomEntry",
     "Report",
+    "Simulation",
     "StoredMarket",
+    "Trials",
     "backtest_id",
     "markdown",
+    "prepare",
     "replay",
     "report",
+    "simulate",
 ]

@@ -247,7 +247,9 @@ def _outcomes(
         breakeven_band_r=settings.breakeven_band_r,
     )
     scans = prepared.instants.as_unit("us")
-    known = (outcomes["exit_time"] + pd.Timedelta(minutes=1)).fillna(scans[-1])
+    # An open one says the same until its next candle comes.
+    known = (outcomes["exit_time"] + pd.Timedelta(minutes=1)).fillna(outcomes["followed_until"])
+    known = known.fillna(outcomes["as_of"])
     outcomes["labelled_at"] = scans[np.minimum(scans.searchsorted(known), len(scans) - 1)]
     return outcomes
 

@@ -94,7 +94,7 @@ def halt(halts: pd.DataFrame, as_of: datetime, *, paid: bool = True) -> GateResu
     now = instant(as_of, "as_of")
     assert now is not None
     active = []
-    for row in halts.to_dict("records"):
+    for row in halts.to_dict("records") if len(halts) else ():
         started, until, lifted = (instant(row[name], name) for name in ("started_at", "until", "lifted_at"))
         ended = (until is not None and until <= now) or (lifted is not None and lifted <= now)
         if row["kind"] not in _HALT_CODES:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -674,8 +676,15 @@ def _midnights(book: Book, grid: Ints, now: datetime, since_us: int, rules: Rule
     """The starts (µs) of all the firm's days from the account's first event to now, through every change of clocks."""
     events = [int(t[t != NO_INSTANT].min()) for t in (book.entry, book.exit, grid) if (t != NO_INSTANT).any()]
     first = min([_us(now), *events, *([since_us] if since_us != NO_INSTANT else [])])
-    local = pd.date_range(ftmo_day(_instant(first), rules.zone), ftmo_day(now, rules.zone), freq="D", tz=rules.zone)
+    return _starts(ftmo_day(_instant(first), rules.zone), ftmo_day(now, rules.zone), rules.zone)
+
+
+@lru_cache(maxsize=64)
+def _starts(first: date, last: date, zone: ZoneInfo) -> Ints:
+    """The starts (µs) of the days from first to last on the firm's clocks."""
+    local = pd.date_range(first, last, freq="D", tz=zone)
     starts: Ints = local.tz_convert("UTC").tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
+    starts.flags.writeable = False  # it is handed out again
     return starts
 
 
