@@ -85,6 +85,7 @@ class _Walk:
         self.threshold = Threshold(settings)
         self.found = Found(self.labels, self.threshold)
         self.found.win_rates = {scope: WinRate(settings) for scope in SCOPES}
+        self.minutes = {symbol: prepared.minutes[slice(*ends)] for symbol, ends in prepared.bounds.items()}
         self.k = len(prepared.symbols)
         self.possible = np.unique(self.labels.rows)
         self.valid = 0  # possible rows before this place are decided with what is known now
@@ -443,7 +444,7 @@ class _Walk:
         scan = int(state.as_of.timestamp()) // 60
         most = int(self.limits.max_equity_age_s) // 60
         for trade in self.open:
-            path = self.given.paths[trade.symbol].time // MINUTE_US
+            path = self.minutes[trade.symbol]
             last = min(trade.exit, int(self.given.scans[-1]))
             own = path[slice(*np.searchsorted(path, (scan - most - 1, last + 1)))]
             if (np.diff(own, prepend=scan - most, append=last) > most).any():

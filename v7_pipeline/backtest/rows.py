@@ -66,7 +66,7 @@ def _signals(prepared: Prepared, decider: Decider, decided: pd.DataFrame, skippe
     nothing = np.full(rows, None, dtype=object)
     side = np.where(answered, decided["side"].to_numpy(object), nothing)
     as_of = prepared.instants.repeat(k)
-    stamps = np.repeat(prepared.instants.strftime("%Y%m%dT%H%M%SZ").to_numpy(object), k)
+    stamps = np.repeat(_stamps(prepared.scans), k)
     symbol = np.tile(np.array(prepared.symbols, dtype=object), len(prepared.scans))
     priced = ~np.isnan(prepared.price)
     status = np.where(answered, "answered", np.where(asked, "abstained", "skipped")).astype(object)
@@ -91,6 +91,15 @@ def _signals(prepared: Prepared, decider: Decider, decided: pd.DataFrame, skippe
         "status_reason": np.where(answered, nothing, np.where(asked, READINGS_MISSING, skipped)),
     }
     return pd.DataFrame({column: columns.get(column, nothing) for column in SIGNAL_COLUMNS})
+
+
+def _stamps(scans: Ints) -> Words:
+    """Each scan's instant as a signal_id has it: days and times of day are few, so each is written once."""
+    days, day = np.unique(scans // 1440, return_inverse=True)
+    dates = utc_index(days * 1440).strftime("%Y%m%dT").to_numpy(object)
+    times = np.array([f"{minute // 60:02d}{minute % 60:02d}00Z" for minute in range(1440)], dtype=object)
+    found: Words = dates[day] + times[scans % 1440]
+    return found
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
