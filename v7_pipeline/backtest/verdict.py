@@ -56,8 +56,8 @@ def _headline(found: Figures) -> tuple[Word, str]:
     days = len(found.daily)
     if told.verdict == "too few":
         return "none", (
-            f"No verdict: {told.closed} closed trades are worth {told.figure('mean_r').n_eff:.1f} independent ones, and "
-            f"fewer than {told.minimum_n} say nothing."
+            f"No verdict: {told.closed} closed trades are worth {r.n_eff:.1f} independent ones, and fewer than "
+            f"{told.minimum_n} say nothing."
         )
     figures = f"{r.value:+.3f} R a trade (95 % in {r.lower:+.3f} … {r.upper:+.3f}, n = {r.n}, worth {r.n_eff:.0f})"
     if told.verdict == "losing":
@@ -137,7 +137,8 @@ def _firm(found: Figures) -> str:
     own, chance = found.item("target_progress"), found.item("p_pass")
     told = f"On the firm's account {own.note}"
     if chance.known:
-        told += f"; drawn from its days, {chance.value:.0%} of accounts pass (95 % in {chance.lower:.0%} … {chance.upper:.0%})"
+        ends = f"95 % in {chance.lower:.0%} … {chance.upper:.0%}"
+        told += f"; of accounts drawn from its days {chance.value:.0%} pass ({ends})"
     return f"{told}."
 
 
