@@ -74,7 +74,7 @@ def _equity(found: Figures) -> Spec:
         "xaxis": {"type": "date", "anchor": "y2"},
         "yaxis": {"title": {"text": "net return"}, "domain": [0.34, 1.0], **_PERCENT},
         "yaxis2": {"title": {"text": "below peak"}, "domain": [0.0, 0.28], **_PERCENT},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
     }
     return {"data": traces, "layout": layout}
 
@@ -170,7 +170,7 @@ def _excursions(found: Figures) -> Spec | None:
         "height": 400,
         "xaxis": {"title": {"text": "furthest against (MAE)"}, **_PERCENT},
         "yaxis": {"title": {"text": "furthest in favour (MFE)"}, **_PERCENT},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
     }
     return {"data": data, "layout": layout}
 
@@ -188,7 +188,12 @@ def _funnel(found: Figures) -> Spec:
     ]  # fmt: skip
     layout = {
         "height": 340,
-        "xaxis": {"type": "log", "title": {"text": "count (logarithmic)"}, "dtick": 1},
+        "xaxis": {
+            "type": "log",
+            "title": {"text": "count (logarithmic)"},
+            "dtick": 1,
+            "range": [0, float(np.log10(max(2, int(rows["n"].max())))) * 1.02],
+        },
         "yaxis": {"automargin": True},
         "margin": {"l": 90, "t": 12},
     }
@@ -218,7 +223,7 @@ def _reliability(found: Figures) -> Spec | None:
         "height": 400,
         "xaxis": {"title": {"text": "confidence"}, "range": [max(0.0, bins[0].lower - 0.1), 1.0]},
         "yaxis": {"title": {"text": "share won"}, "range": [-0.02, 1.02], "tickformat": ".0%"},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
     }
     return {"data": data, "layout": layout}
 
@@ -275,8 +280,12 @@ def _challenge(found: Figures) -> Spec | None:
     days = list(range(run.days + 1))
     fan = run.equity - 1.0
     data = [
-        _line_of(days, fan[:, 0], "10 %", {"color": OWN, "width": 0.6}),
-        {**_line_of(days, fan[:, 2], "90 %", {"color": OWN, "width": 0.6}), "fill": "tonexty", "fillcolor": OWN + "22"},
+        {**_line_of(days, fan[:, 0], "10 %", {"color": OWN, "width": 0.6}), "showlegend": False},
+        {
+            **_line_of(days, fan[:, 2], "middle 80 %", {"color": OWN, "width": 0.6}),
+            "fill": "tonexty",
+            "fillcolor": OWN + "22",
+        },
         _line_of(days, fan[:, 1], "median", {"color": OWN, "width": 2}),
     ]
     shares = (
@@ -289,7 +298,7 @@ def _challenge(found: Figures) -> Spec | None:
         "xaxis": {"title": {"text": "the firm's days"}, "anchor": "y2"},
         "yaxis": {"title": {"text": "balance"}, "domain": [0.56, 1.0], **_PERCENT},
         "yaxis2": {"title": {"text": "share of accounts"}, "domain": [0.0, 0.46], "tickformat": ".0%"},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
     }
     return {"data": data, "layout": layout}
 

@@ -455,7 +455,7 @@ def _deflated(found: Any, n: int, trials: Trials | None) -> tuple[Item, ...]:
 
     count = 0 if trials is None else trials.count
     label = "probability of the same, as the best of all trials (DSR)"
-    tried = Item("trials", "configurations tried on this span, counted by the system", "trials",
+    tried = Item("trials", "configurations tried on this span, counted by the system", "configurations",
                  float(count) if count else nan, n=count, note="" if count else "none was recorded")  # fmt: skip
     pbo_label = "probability that the best configuration is so by chance (PBO)"
     if trials is None or count < 2:

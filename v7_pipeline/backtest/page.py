@@ -19,7 +19,7 @@ import pandas as pd
 
 from v7_pipeline.backtest.beside import Beside, beside
 from v7_pipeline.backtest.charts import SCATTER, charts
-from v7_pipeline.backtest.figures import Figures, Rival
+from v7_pipeline.backtest.figures import Figures
 from v7_pipeline.backtest.risk import Item
 from v7_pipeline.backtest.verdict import verdict
 from v7_pipeline.trades import fee_preset
@@ -27,10 +27,12 @@ from v7_pipeline.trades import fee_preset
 __all__ = ["as_json", "html", "item_table", "value_text", "write_report"]
 
 MISSING = "–"
+#: Figures that cannot be a gain or a loss, or turn the sign.
+_UNSIGNED = ("volatility", "var_95", "cvar_95")
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _RIVAL_COLUMNS = (
-    ("total_return", "net return"), ("volatility", "volatility a year"), ("sharpe", "Sharpe"),
-    ("max_drawdown", "max drawdown, daily"), ("total_pnl", "closed trades, USD"), ("win_rate", "win rate"),
+    ("total_return", "net return"), ("volatility", "volatility"), ("sharpe", "Sharpe"),
+    ("max_drawdown", "max drawdown"), ("total_pnl", "closed trades"), ("win_rate", "win rate"),
     ("mean_r", "mean R"),
 )  # fmt: skip
 
@@ -126,15 +128,15 @@ def item_table(items: Sequence[Item]) -> list[tuple[str, str, str, str, str]]:
     return [_row(item) for item in items]
 
 
-def value_text(value: float, unit: str, *, signed: bool = False) -> str:
-    """A value in its unit as a person reads it; – where it is missing."""
+def value_text(value: float, unit: str, *, signed: bool = True) -> str:
+    """A value in its unit as a person reads it, gains with a + unless not `signed`; – where it is missing."""
     if value is None or not isfinite(value):
         return MISSING
     sign = "+" if signed else ""
     if unit in ("fraction", "fraction a year"):
-        return f"{value:+.2%}"
+        return f"{value:{sign}.2%}"
     if unit == "fraction a day":
-        return f"{value:+.3%}"
+        return f"{value:{sign}.3%}"
     if unit == "share":
         return f"{value:.1%}"
     if unit == "probability":
@@ -143,22 +145,27 @@ def value_text(value: float, unit: str, *, signed: bool = False) -> str:
         return f"{value:,.0f} USD" if abs(value) >= 100 else f"{value:,.2f} USD"
     if unit == "R":
         return f"{value:+.3f} R"
-    if unit == "trades":
+    if unit in ("trades", "configurations"):
         return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
     if unit in ("days", "min"):
         return f"{value:,.1f} {unit}"
-    return f"{value:{sign},.2f}" + ("" if unit == "ratio" else f" {unit}")
+    return f"{value:,.2f}" + ("" if unit == "ratio" else f" {unit}")
 
 
 def _row(item: Item) -> tuple[str, str, str, str, str]:
     n = f"{item.n:,}" + (f" ({item.n_eff:,.1f})" if isfinite(item.n_eff) else "")
-    return item.label, value_text(item.value, item.unit), _interval(item), n, item.note
+    return item.label, _value(item), _interval(item), n, item.note
+
+
+def _value(item: Item) -> str:
+    return value_text(item.value, item.unit, signed=item.name not in _UNSIGNED)
 
 
 def _interval(item: Item) -> str:
     if not item.has_interval:
         return MISSING
-    return f"{value_text(item.lower, item.unit)} … {value_text(item.upper, item.unit)}"
+    lower, upper = (value_text(end, item.unit, signed=item.name not in _UNSIGNED) for end in (item.lower, item.upper))
+    return f"{lower} … {upper}"
 
 
 def _title(found: Figures) -> str:
@@ -209,7 +216,8 @@ def _rivals(found: Figures) -> list[dict[str, Any]]:
                 "meaning": rival.meaning,
                 "own": False,
                 "cells": _cells(rival.items, None),
-                "gap": _gap(rival),
+                "gap": _bp(rival.difference.value),
+                "ends": _bp_ends(rival.difference),
                 "word": {"beats": "beaten", "is beaten by": "ahead of us", "cannot be told from": "not told apart"}.get(
                     word, "too few days"
                 ),
@@ -225,16 +233,17 @@ def _cells(items: dict[str, Item], closed: int | None) -> list[dict[str, str]]:
         n = item.n if closed is None or name != "total_pnl" else closed
         hint = f"95 % {_interval(item)}" if item.has_interval else item.note or "no interval"
         count = f"n = {n:,}" if item.known else ""
-        cells.append({"text": value_text(item.value, item.unit), "hint": hint, "n": count, "sub": _interval(item)})
+        cells.append({"text": _value(item), "hint": hint, "n": count, "sub": _interval(item)})
     return cells
 
 
-def _gap(rival: Rival) -> str:
-    gap = rival.difference
-    if not gap.known:
-        return MISSING
-    text = f"{gap.value * 1e4:+.1f} bp"
-    return text + (f" ({gap.lower * 1e4:+.1f} … {gap.upper * 1e4:+.1f})" if gap.has_interval else "")
+def _bp(value: float) -> str:
+    """A fraction in hundredths of a percent."""
+    return f"{value * 1e4:+.1f} bp" if isfinite(value) else MISSING
+
+
+def _bp_ends(gap: Item) -> str:
+    return f"{gap.lower * 1e4:+.1f} … {gap.upper * 1e4:+.1f}" if gap.has_interval else f"n = {gap.n} days"
 
 
 def _months(found: Figures) -> list[dict[str, Any]]:
@@ -341,7 +350,8 @@ def _between(lower: float, upper: float, digits: int) -> str:
 
 
 def _beside_row(row: Beside) -> tuple[str, str, str, str]:
-    return row.label, value_text(row.ours, row.unit), value_text(row.theirs, row.unit), row.why or "the same definition"
+    ours, theirs = (value_text(v, row.unit, signed=row.name not in _UNSIGNED) for v in (row.ours, row.theirs))
+    return row.label, ours, theirs, row.why or "the same definition"
 
 
 def _scatter_note(found: Figures) -> str:
