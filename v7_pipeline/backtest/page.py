@@ -165,7 +165,13 @@ def _interval(item: Item) -> str:
     if not item.has_interval:
         return MISSING
     lower, upper = (value_text(end, item.unit, signed=item.name not in _UNSIGNED) for end in (item.lower, item.upper))
-    return f"{lower} … {upper}"
+    return _span(lower, upper)
+
+
+def _span(lower: str, upper: str) -> str:
+    """Two ends with the unit behind the second only."""
+    unit = upper.rpartition(" ")[1:]
+    return f"{lower.removesuffix(''.join(unit)) if unit[0] else lower} … {upper}"
 
 
 def _title(found: Figures) -> str:
@@ -338,7 +344,7 @@ def _text_rows(frame: pd.DataFrame) -> list[tuple[str, ...]]:
 
 def _ends(row: dict[str, Any], name: str, unit: str) -> str:
     lower, upper = row[f"{name}_lower"], row[f"{name}_upper"]
-    return f"{value_text(lower, unit)} … {value_text(upper, unit)}" if isfinite(lower) and isfinite(upper) else MISSING
+    return _span(value_text(lower, unit), value_text(upper, unit)) if isfinite(lower) and isfinite(upper) else MISSING
 
 
 def _num(value: float, digits: int) -> str:
