@@ -81,7 +81,7 @@ def as_json(found: Figures, *, indent: int | None = 1) -> str:
         "fees": sim.settings.fees,
         "slippage": sim.settings.slippage,
         "initial_usd": sim.settings.account_initial_usd,
-        "verdict": asdict(verdict(found)),
+        "verdict": {**asdict(verdict(found)), "lines": verdict(found).lines},
         "sections": {name: [asdict(item) for item in items] for name, items in found.sections.items()},
         "baselines": [
             {

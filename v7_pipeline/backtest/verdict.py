@@ -18,6 +18,13 @@ Against = Literal["beats", "is beaten by", "cannot be told from", "too few days 
 
 #: PSR, DSR and the share of random entries from which on something is called more than chance.
 SURE = 0.95
+_TOLD = 6
+_SHORT: dict[Against, str] = {
+    "beats": "beats",
+    "is beaten by": "is beaten by",
+    "cannot be told from": "cannot be told from",
+    "too few days against": "has too few days to compare with",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +45,20 @@ class Verdict:
     standings: tuple[Standing, ...]
     sentences: tuple[str, ...]
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What a page lists below the headline: a sentence for each of the first baselines, one for all of the others.
+
+        Leaving each theory out in turn makes ten more baselines, of which nobody reads ten sentences.
+        """
+        told, others = self.standings[:_TOLD], self.standings[_TOLD:]
+        words = {one.word: [other.name for other in others if other.word == one.word] for one in others}
+        rest = "; ".join(f"it {_SHORT[word]} {', '.join(names)}" for word, names in sorted(words.items()))
+        return (*(one.sentence for one in told), *([f"Of the others, {rest}."] if rest else []), *self.sentences)
+
     def markdown(self) -> str:
-        """All of it as a few lines of markdown."""
-        lines = [f"**{self.headline}**", ""]
-        return "\n".join([*lines, *(f"- {text}" for text in (*(s.sentence for s in self.standings), *self.sentences))])
+        """Headline and lines as markdown."""
+        return "\n".join([f"**{self.headline}**", "", *(f"- {line}" for line in self.lines)]) + "\n"
 
 
 def verdict(found: Figures) -> Verdict:

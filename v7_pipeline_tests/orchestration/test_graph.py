@@ -20,7 +20,9 @@ EDGES = {
     "gated_signals": {"llm_signals"},
     "outcomes": {"gated_signals", "candles"},
     "theory_attribution": {"outcomes"},
+    "backtest_report": set(),
 }
+SCANNED = set(EDGES) - {"backtest_report"}
 
 
 @pytest.fixture
@@ -42,25 +44,37 @@ def test_the_code_server_can_load_every_definition(defs: dg.Definitions) -> None
     defs.get_repository_def().load_all_definitions()
 
 
-def test_every_asset_is_owned_described_grouped_and_daily(defs: dg.Definitions) -> None:
+def test_every_asset_is_owned_described_and_grouped_and_a_scans_are_daily(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.owners == ["team:v7"], key
         assert node.description, key
-        assert node.group_name in {"market", "theories", "signals", "learning"}, key
         assert node.kinds, key
+        assert node.metadata["dagster/code_references"].code_references, key
+        if key.path[-1] not in SCANNED:
+            assert (node.group_name, node.partitions_def) == ("backtest", None)
+            continue
+        assert node.group_name in {"market", "theories", "signals", "learning"}, key
         assert isinstance(node.partitions_def, dg.DailyPartitionsDefinition), key
         assert (node.partitions_def.end_offset, str(node.partitions_def.timezone)) == (1, "UTC")
         columns = [column.name for column in node.metadata["dagster/column_schema"].columns]
         assert columns == list(TABLES[key.path[-1]].column_names)
-        assert node.metadata["dagster/code_references"].code_references, key
 
 
 def test_backfilled_assets_take_a_range_in_one_run(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     for name in ("candles", "theory_features"):
         assert graph.get(dg.AssetKey(name)).backfill_policy == dg.BackfillPolicy.single_run()
+
+
+def test_a_scan_is_of_its_six_assets_and_a_backtest_of_its_one(defs: dg.Definitions) -> None:
+    def assets_of(job: str) -> set[str]:
+        layer = defs.resolve_job_def(job).asset_layer
+        return {key.to_user_string() for key in layer.selected_asset_keys}
+
+    assert assets_of("scan") == SCANNED
+    assert assets_of("backtest") == {"backtest_report"}
 
 
 def test_a_scan_runs_in_one_process(defs: dg.Definitions) -> None:

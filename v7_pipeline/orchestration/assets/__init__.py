@@ -1,9 +1,10 @@
-"""The six assets, one file each; `build_assets` puts them on one set of daily partitions."""
+"""The six assets of a scan, one file each, on one set of daily partitions; and the backtest's, which has none."""
 
 from __future__ import annotations
 
 import dagster as dg
 
+from v7_pipeline.orchestration.assets.backtest_report import build_backtest_report
 from v7_pipeline.orchestration.assets.candles import build_candles
 from v7_pipeline.orchestration.assets.gated_signals import build_gated_signals
 from v7_pipeline.orchestration.assets.llm_signals import build_llm_signals
@@ -15,7 +16,7 @@ __all__ = ["build_assets"]
 
 
 def build_assets(partitions: dg.DailyPartitionsDefinition) -> list[dg.AssetsDefinition]:
-    """Fresh asset definitions in the graph's order."""
+    """Fresh asset definitions in the graph's order, the backtest's last."""
     return [
         build_candles(partitions),
         build_theory_features(partitions),
@@ -23,4 +24,5 @@ def build_assets(partitions: dg.DailyPartitionsDefinition) -> list[dg.AssetsDefi
         build_gated_signals(partitions),
         build_outcomes(partitions),
         build_theory_attribution(partitions),
+        build_backtest_report(),
     ]
