@@ -30,7 +30,8 @@ Entry = tuple[str, int, str]  # symbol, scan's number, side
 
 def settings_of(**changes: Any) -> Settings:
     """Defaults, none of them read from this machine."""
-    return Settings.model_construct(**{"symbols": SYMBOLS, "horizon_minutes": 60} | changes)
+    chosen: dict[str, Any] = {"symbols": SYMBOLS, "horizon_minutes": 60} | changes
+    return Settings.model_construct(**chosen)
 
 
 def constant(symbol: str, minutes: int, price: float = 100.0) -> pd.DataFrame:

@@ -1,0 +1,340 @@
+"""What a strategy is compared with on the same candles, fees and gates: plainer rules, and its own less a part.
+
+Simulating is the engine's (it is injected), entering at random random_entry.py's; no decision and no fill is made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from v7_pipeline.backtest.comparison import Baseline, Simulation
+from v7_pipeline.backtest.replay import BacktestError
+from v7_pipeline.settings import Settings
+from v7_pipeline.store import signal_id
+from v7_pipeline.store.schema import THEORY_NAMES
+from v7_pipeline.trades import fee_preset
+from v7_pipeline.trades.pnl import entry_fill, fee_return, gross_return, market_exit_fill
+
+__all__ = [
+    "MOMENTUM",
+    "Simulate",
+    "all_baselines",
+    "always_hold",
+    "analyst_without_theories",
+    "as_baseline",
+    "buy_and_hold",
+    "daily_equity",
+    "day_ends",
+    "echoed",
+    "equal_weight_vote",
+    "momentum_only",
+    "without_each_theory",
+]
+
+Floats = npt.NDArray[np.float64]
+OnProgress = Callable[[str, int, int], None]
+
+MOMENTUM = "price_momentum"
+BASELINES_STAGE = "baselines"
+MINUTE = pd.Timedelta(minutes=1)
+DAY = pd.Timedelta(days=1)
+TRADE_COLUMNS = (
+    "signal_id", "symbol", "side", "entry_time", "entry_price", "exit_time", "exit_price", "quantity", "net_return",
+    "r_multiple", "pnl_usd", "outcome",
+)  # fmt: skip
+_MINUTE_US = 60_000_000
+
+
+class Simulate(Protocol):
+    """A strategy over the prepared candles and readings of one span: the rules with `weights` (None: as v7 has them).
+
+    Where `weights` name fewer theories than the mode needs to agree, the rules hear `echoed` readings.
+    """
+
+    def __call__(self, settings: Settings, weights: Mapping[str, float] | None, name: str) -> Simulation: ...
+
+
+def all_baselines(
+    simulate: Simulate,
+    own: Simulation,
+    candles: pd.DataFrame,
+    *,
+    on_progress: OnProgress | None = None,
+) -> list[Baseline]:
+    """Every baseline that needs no call: holding, never trading, momentum only, equal weights, each theory left out.
+
+    candles: symbol, open_time, open, high, low, close of the span of `own`. on_progress(stage, done, total) counts
+    simulations.
+    """
+    settings, first, until = own.settings, own.instants[0], own.instants[-1]
+    total, done = 2 + len(_heard(settings)), 0
+
+    def counted(settings: Settings, weights: Mapping[str, float] | None, name: str) -> Simulation:
+        nonlocal done
+        found = simulate(settings, weights, name)
+        done += 1
+        if on_progress:
+            on_progress(BASELINES_STAGE, done, total)
+        return found
+
+    return [
+        *buy_and_hold(candles, settings, first=first, until=until),
+        always_hold(settings, first=first, until=until),
+        momentum_only(counted, settings, candles),
+        equal_weight_vote(counted, settings, candles, own=own),
+        *without_each_theory(counted, settings, candles),
+    ]
+
+
+# --- without a simulation -------------------------------------------------------------------
+
+
+def buy_and_hold(candles: pd.DataFrame, settings: Settings, *, first: datetime, until: datetime) -> list[Baseline]:
+    """All of the account's money long from the open of the first candle at or after `first` to the last close.
+
+    First an equal share in each of settings.symbols, then each symbol alone with all of the money. Market fills with
+    slippage, fees of both sides. R is missing: there is no stop to measure it by, and the outcome is the net's sign.
+    BacktestError where a symbol has no candle between `first` and `until`.
+    """
+    held = [_held(candles, settings, symbol, first, until) for symbol in settings.symbols]
+    rate = fee_preset(settings.fees).rate_per_side
+    found = []
+    groups = [held] if len(held) == 1 else [held, *([one] for one in held)]
+    for group in groups:
+        money = settings.account_initial_usd / len(group)
+        rows = [row | {"quantity": money / row["entry_price"], "pnl_usd": money * row["net_return"]} for row in group]
+        trades = pd.DataFrame(rows)[list(TRADE_COLUMNS)]
+        alone = len(group) == 1
+        what = f"All of the account's money in {group[0]['symbol']}" if alone else "An equal share of it in each symbol"
+        found.append(
+            Baseline(
+                f"buy and hold {group[0]['symbol']}" if alone else "buy and hold",
+                f"{what}, bought at the span's first open and sold at its last close. One trade a symbol: n says "
+                "nothing, and the sums at risk are far larger than a strategy's that risks a part on each trade.",
+                trades,
+                daily_equity(
+                    trades, candles, first=first, until=until, initial_usd=settings.account_initial_usd, fee_rate=rate
+                ),
+            )
+        )
+    return found
+
+
+def always_hold(settings: Settings, *, first: datetime, until: datetime) -> Baseline:
+    """No trade: the account as it was."""
+    days = day_ends(first, until)
+    return Baseline(
+        "always HOLD",
+        "Never trades: what costs nothing and gains nothing.",
+        pd.DataFrame(columns=list(TRADE_COLUMNS)),
+        pd.DataFrame({"day": days, "equity_usd": np.full(len(days), settings.account_initial_usd)}),
+    )
+
+
+def _held(candles: pd.DataFrame, settings: Settings, symbol: str, first: datetime, until: datetime) -> dict[str, Any]:
+    rows = candles[
+        (candles["symbol"] == symbol) & (candles["open_time"] >= first) & (candles["open_time"] + MINUTE <= until)
+    ]
+    if rows.empty:
+        raise BacktestError(
+            f"no candle of {symbol} between {first:%Y-%m-%d %H:%M}Z and {until:%Y-%m-%d %H:%M}Z to buy at; "
+            "leave it out of the symbols, or fetch its candles with v7 backfill"
+        )
+    bought, sold = rows.loc[rows["open_time"].idxmin()], rows.loc[rows["open_time"].idxmax()]
+    entry = float(entry_fill(bought["open"], 1.0, settings.slippage))
+    exit_ = float(market_exit_fill(sold["close"], 1.0, settings.slippage))
+    net = gross_return(1.0, entry, exit_) - fee_return(fee_preset(settings.fees).rate_per_side, entry, exit_)
+    return {
+        "signal_id": signal_id("hold", symbol, pd.Timestamp(first).floor("min").to_pydatetime()),
+        "symbol": symbol,
+        "side": "BUY",
+        "entry_time": bought["open_time"],
+        "entry_price": entry,
+        "exit_time": sold["open_time"],
+        "exit_price": exit_,
+        "net_return": float(net),
+        "r_multiple": np.nan,
+        "outcome": "win" if net > 0 else "loss" if net < 0 else "breakeven",
+    }
+
+
+# --- through a simulation -------------------------------------------------------------------
+
+
+def momentum_only(simulate: Simulate, settings: Settings, candles: pd.DataFrame) -> Baseline:
+    """The rules with the ear for one theory: trades where momentum alone reaches the mode's strength, either side."""
+    found = simulate(settings, {MOMENTUM: 1.0}, "momentum only")
+    meaning = (
+        "The rules hear price momentum alone: BUY or SELL with its sign where vote × score reaches the mode's "
+        "strength, v7's plan, gates and fees."
+    )
+    if not found.signals["side"].isin(("BUY", "SELL")).any():
+        meaning += " It never did so here."
+    return as_baseline(found, meaning, candles)
+
+
+def equal_weight_vote(
+    simulate: Simulate, settings: Settings, candles: pd.DataFrame, *, own: Simulation | None = None
+) -> Baseline:
+    """All ten theories with one weight; `own`, where given, is counted against it."""
+    found = simulate(settings, dict.fromkeys(THEORY_NAMES, 1.0), "equal-weight vote")
+    if _equal(settings):
+        meaning = "The ten theories with one weight each. The rules weigh them so already: with them this is v7 itself."
+    else:
+        given = ", ".join(f"{name} {weight:g}" for name, weight in sorted(_weights(settings).items()) if weight != 1)
+        meaning = f"The ten theories with one weight each; v7 has {given} here (V7_RULES_WEIGHTS) and 1 for the others."
+    if own is not None:
+        meaning += f" {_differing(found, own)} of {len(own.signals)} decisions have another side than {own.name}'s."
+    return as_baseline(found, meaning, candles)
+
+
+def without_each_theory(simulate: Simulate, settings: Settings, candles: pd.DataFrame) -> list[Baseline]:
+    """The rules without each theory in turn (weight 0), the others as they are; the mode's thresholds stay."""
+    weights = _weights(settings)
+    found = []
+    for theory in _heard(settings):
+        simulation = simulate(settings, weights | {theory: 0.0}, f"v7 without {theory}")
+        meaning = (
+            f"v7's rules with weight 0 for {theory}; the others share its weight and the thresholds stay. What v7 has "
+            "more than this is what the theory was worth beside the others, on this one path."
+        )
+        found.append(as_baseline(simulation, meaning, candles))
+    return found
+
+
+def as_baseline(simulation: Simulation, meaning: str, candles: pd.DataFrame) -> Baseline:
+    """A simulation's closed paper trades, and its account at each day's end (open trades among them, at the close)."""
+    settings = simulation.settings
+    entered = simulation.outcomes[(simulation.outcomes["kind"] == "paper") & simulation.outcomes["entry_time"].notna()]
+    equity = daily_equity(
+        entered,
+        candles,
+        first=simulation.instants[0],
+        until=simulation.instants[-1],
+        initial_usd=settings.account_initial_usd,
+        fee_rate=fee_preset(settings.fees).rate_per_side,
+    )
+    return Baseline(simulation.name, meaning, simulation.paper, equity)
+
+
+def echoed(readings: pd.DataFrame, theory: str) -> pd.DataFrame:
+    """`readings` in which every theory says what `theory` says, so that one voice is as many as must agree.
+
+    The rules ask for two or three theories of one opinion; a single one's weight of 1 would never speak. With this the
+    combined score is that theory's vote × score, whatever the weights.
+    """
+    copies = {f"{name}_{part}": readings[f"{theory}_{part}"] for name in THEORY_NAMES for part in ("vote", "score")}
+    return readings.assign(**copies)
+
+
+def _weights(settings: Settings) -> dict[str, float]:
+    """v7's weights as given; learnt ones never act in a backtest."""
+    return {**dict.fromkeys(THEORY_NAMES, 1.0), **settings.rules_weights}
+
+
+def _heard(settings: Settings) -> list[str]:
+    """The theories that can be left out: those with a weight, where another has one too."""
+    heard = [name for name, weight in _weights(settings).items() if weight > 0]
+    return heard if len(heard) > 1 else []
+
+
+def _equal(settings: Settings) -> bool:
+    return len(set(_weights(settings).values())) == 1
+
+
+def _differing(one: Simulation, other: Simulation) -> int:
+    """How many decisions of the same symbol and instant have another side."""
+    sides = [s.signals.set_index(["symbol", "as_of"])["side"] for s in (one, other)]
+    both = pd.concat(sides, axis=1, keys=["one", "other"]).fillna("")
+    return int((both["one"] != both["other"]).sum())
+
+
+# --- the analyst without the theories -------------------------------------------------------
+
+
+def analyst_without_theories(
+    settings: Settings, simulate: Callable[[Settings, str], Simulation], candles: pd.DataFrame
+) -> Baseline:
+    """The language model asked without any theory's reading, where calls allow.
+
+    `simulate(settings, name)` asks it, with the cost estimated and confirmed before, by a prompt of its own: v7's tells
+    the model to HOLD unless theories agree, so that leaving them out of it would only buy HOLDs. BacktestError where
+    there is no model to ask or no key.
+    """
+    if settings.analyst_name in ("rules", "replay"):
+        raise BacktestError(
+            f"the analyst without theories needs a language model to ask, and {settings.analyst_name} is none; set "
+            "DEEPSEEK_API_KEY, or leave this baseline out"
+        )
+    if settings.analyst_name == "deepseek" and settings.deepseek_api_key is None:
+        raise BacktestError("the analyst without theories asks deepseek, which has no key; set DEEPSEEK_API_KEY")
+    return as_baseline(
+        simulate(settings, f"{settings.analyst_name} without theories"),
+        "The same language model at the same instants, told the price but no theory's reading: what v7 has more than "
+        "this is what the theories were worth to it.",
+        candles,
+    )
+
+
+# --- the account at each day's end ----------------------------------------------------------
+
+
+def day_ends(first: datetime, until: datetime) -> pd.DatetimeIndex:
+    """The midnights UTC that end the days from `first` to `until`; the last one may lie after it."""
+    start, end = pd.Timestamp(first).tz_convert("UTC"), pd.Timestamp(until).tz_convert("UTC")
+    return pd.date_range(start.floor("D") + DAY, max(end, start + MINUTE).ceil("D"), freq="D", unit="us")
+
+
+def daily_equity(
+    trades: pd.DataFrame,
+    candles: pd.DataFrame,
+    *,
+    first: datetime,
+    until: datetime,
+    initial_usd: float,
+    fee_rate: float,
+) -> pd.DataFrame:
+    """The account at the end of each UTC day from `first` to `until`: day (that midnight), equity_usd.
+
+    trades: entered ones, symbol, side, entry_time, entry_price, exit_time (NaT: open), quantity, pnl_usd. Closed
+    trades count with their P&L from their exit's day on; open ones are marked at the newest close, less the entry's fee
+    (the exit's costs come with the exit). The last day is marked at `until`, where that comes before its midnight.
+    """
+    days = day_ends(first, until)
+    marks = np.minimum(_us(days), _us(pd.DatetimeIndex([until]))[0])
+    entry, exit_ = _us(trades["entry_time"]), _us(trades["exit_time"])
+    pnl = trades["pnl_usd"].to_numpy(float, na_value=np.nan)
+    size = trades["quantity"].to_numpy(float, na_value=np.nan)
+    price = trades["entry_price"].to_numpy(float, na_value=np.nan)
+    sign = np.where(trades["side"].to_numpy() == "BUY", 1.0, -1.0)
+    symbols = trades["symbol"].to_numpy()
+    paths = {symbol: _closes(candles, symbol) for symbol in pd.unique(symbols)}
+    equity = np.full(len(days), float(initial_usd))
+    for place, mark in enumerate(marks):
+        closed = exit_ < mark
+        equity[place] += pnl[closed].sum()
+        for at in np.flatnonzero((entry < mark) & ~closed):
+            time, close = paths[symbols[at]]
+            newest = close[np.searchsorted(time, mark - _MINUTE_US, side="right") - 1]
+            equity[place] += size[at] * (sign[at] * (newest - price[at]) - fee_rate * price[at])
+    return pd.DataFrame({"day": days, "equity_usd": equity})
+
+
+def _closes(candles: pd.DataFrame, symbol: str) -> tuple[npt.NDArray[np.int64], Floats]:
+    rows = candles.loc[candles["symbol"] == symbol, ["open_time", "close"]].sort_values("open_time")
+    return _us(rows["open_time"]), rows["close"].to_numpy(float)
+
+
+def _us(instants: Any) -> npt.NDArray[np.int64]:
+    """µs since 1970; what is missing lies after everything."""
+    index = pd.DatetimeIndex(instants)
+    if index.tz is None:
+        index = index.tz_localize("UTC")
+    numbers = index.tz_convert("UTC").tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
+    return np.where(index.isna(), np.iinfo(np.int64).max, numbers)
