@@ -60,6 +60,7 @@ STEPS: Mapping[int, tuple[str, ...]] = {
         "ALTER TABLE outcomes ADD COLUMN labelled_at TIMESTAMPTZ",
     ),
     6: ("ALTER TABLE alerts ADD COLUMN subject VARCHAR",),
+    7: (),  # new tables only
 }
 # version → what follows once the new tables are made: a table that was set aside is copied into its successor.
 AFTERWARDS: Mapping[int, tuple[str, ...]] = {

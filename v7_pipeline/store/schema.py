@@ -24,7 +24,7 @@ __all__ = [
     "theory_columns",
 ]
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 SqlType = Literal["VARCHAR", "DOUBLE", "FLOAT", "BIGINT", "BOOLEAN", "TIMESTAMPTZ"]
 
@@ -185,7 +185,11 @@ PROVENANCE: tuple[Column, ...] = (
 # Rows derived from a signal carry its instant, which its identity holds: rows of one key never differ in as_of.
 DAY_FOLLOWS_KEY = frozenset({"outcomes", "theory_performance"})
 
-_UNCOMPARED: dict[str, tuple[str, ...]] = {"candles": ("fetched_at",), "outcomes": ("labelled_at",)}
+_UNCOMPARED: dict[str, tuple[str, ...]] = {
+    "candles": ("fetched_at",),
+    "outcomes": ("labelled_at",),
+    "backtest_trials": ("name", "created_at"),
+}
 
 
 def theory_columns() -> tuple[Column, ...]:
@@ -714,6 +718,37 @@ _ALL: tuple[Table, ...] = (
         _number("quantity", "base units", "filled quantity", nullable=True),
         _number("fee_usd", "USD", "fee paid", nullable=True),
         _text("reason", "why, in the trader's words", nullable=True),
+    ),
+    _build(
+        "backtest_trials",
+        "Every configuration that was ever simulated, counted by itself: what a figure was chosen from.",
+        ("trial_id",),
+        "created_at",
+        _text("trial_id", "the configuration's identity, such as trial-20231211-5f0c2a9e41d7"),
+        _STRATEGY,
+        _text("name", "what it was called when it was first recorded"),
+        _text("configuration", "settings with an effect, the theories' shares, analyst and code version, JSON"),
+        _time("first", "first scan's instant"),
+        _time("last", "last scan's instant"),
+        _count("every_minutes", "min", "between two scans; 0 where there was one only"),
+        _text("symbols", "products, separated by commas"),
+        _text("venue", "who reported the candles"),
+        _count("n_trades", "trades", "closed paper trades"),
+        _number("mean_r", "R", "their mean net R; missing where there is none", nullable=True),
+        _number("net_usd", "USD", "their summed net P&L"),
+        _number(
+            "sharpe_daily", "ratio of a day", "of net_return in backtest_daily; missing: never differs", nullable=True
+        ),
+        _time("created_at", "when it was first recorded"),
+    ),
+    _build(
+        "backtest_daily",
+        "What each trial earned on each UTC day, so that its Sharpe ratio and its overfitting can be told.",
+        ("trial_id", "day"),
+        "day",
+        _text("trial_id", "the trial in backtest_trials"),
+        _time("day", "midnight UTC that begins the day"),
+        _number("net_return", "fraction", "net P&L of the paper trades closed on it ÷ the initial capital; 0 for none"),
     ),
     _build(
         "schema_version",

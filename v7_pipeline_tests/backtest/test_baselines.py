@@ -228,9 +228,9 @@ def test_a_symbol_without_candles_is_named(candles: pd.DataFrame) -> None:
 def test_recordings_through_the_real_scans(tmp_path: Path) -> None:
     day = datetime(2023, 12, 11, tzinfo=UTC)
     candles = recorded(day, 1)
-    span = {"start": day, "end": day + timedelta(hours=16), "every": timedelta(minutes=20)}
+    span = {"start": day, "end": day + timedelta(hours=6), "every": timedelta(minutes=20)}
     simulate = slow_simulate(source_of(tmp_path / "source.duckdb", candles), tmp_path, **span)
-    settings = settings_of(aggressive=True, horizon_minutes=120)
+    settings = settings_of(aggressive=True, horizon_minutes=60)
     own = simulate(settings, None, "v7")
     momentum = momentum_only(simulate, settings, candles)
     assert len(momentum.trades) > 0 and len(own.paper) > 0
@@ -239,4 +239,4 @@ def test_recordings_through_the_real_scans(tmp_path: Path) -> None:
     assert closed.trades["pnl_usd"].sum() == own.paper["pnl_usd"].sum()
     found = random_entry(own, candles, seed=1, draws=200)
     assert found is not None and found.trades == len(own.paper) and np.isfinite(found.mean_r).all()
-    assert found.mean_r.mean() < 0.1
+    assert -1.5 < found.mean_r.min() < found.mean_r.max() < 3  # a stop of one R, a target of some two

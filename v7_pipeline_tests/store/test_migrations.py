@@ -106,6 +106,8 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
     with monkeypatch.context() as past:
         past.setitem(schema.TABLES, "alerts", dataclasses.replace(alerts, columns=untold))
         past.delitem(schema.TABLES, "alert_deliveries")
+        past.delitem(schema.TABLES, "backtest_trials")
+        past.delitem(schema.TABLES, "backtest_daily")
         past.setitem(schema.TABLES, "outcomes", dataclasses.replace(outcomes, columns=known))
         past.setitem(schema.TABLES, "llm_signals", dataclasses.replace(signals, columns=fewer))
         past.setitem(schema.TABLES, "gated_signals", dataclasses.replace(gated, columns=older))
@@ -144,6 +146,7 @@ def test_a_store_of_version_1_keeps_its_readings_to_seven_digits_and_its_signals
     told = newer.read("alerts")
     assert len(told) == 3 and told["subject"].isna().all()  # version 6: no alert had a subject
     assert newer.read("alert_deliveries").empty
+    assert newer.read("backtest_trials").empty and newer.read("backtest_daily").empty  # version 7: none was counted
     assert (
         "theory_features_1" not in newer.query("SELECT table_name FROM information_schema.tables")["table_name"].values
     )
