@@ -135,7 +135,7 @@ def test_a_strategy_that_is_a_random_draw_itself_has_any_percentile_alike() -> N
     rng = np.random.default_rng(4)
     usable = 690  # the last instant from which the time stop lies within the span
     places = []
-    for trial in range(100):
+    for trial in range(80):
         entries = [("BTC-USD", int(at), "SELL") for at in rng.choice(usable, 3, replace=False)]
         found = random_entry(strategy(path, entries, settings), path, seed=trial, draws=99)
         assert found is not None and found.trades == 3

@@ -1,0 +1,290 @@
+"""Sweeps: a grid of configurations, each simulated in a process of its own and recorded as a trial as it comes.
+
+What one configuration comes to is the engine's; which of them to trust is validation.py's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError
+
+from v7_pipeline.backtest.comparison import Simulation
+from v7_pipeline.backtest.replay import BacktestError, backtest_id
+from v7_pipeline.backtest.trials import Trial, trial_of
+from v7_pipeline.settings import Settings, load_settings, without_secrets
+from v7_pipeline.store.schema import THEORY_NAMES
+
+__all__ = ["SWEEP_STAGE", "Configuration", "Sweep", "Tried", "configurations", "parse_sweep", "run_sweep"]
+
+SWEEP_STAGE = "sweep"
+WEIGHT = "weight."
+# They come from the environment of whoever runs a configuration, and are in no description of it.
+_SECRETS = frozenset({"deepseek_api_key", "coingecko_api_key", "alert_urls"})
+
+OnProgress = Callable[[str, int, int], None]
+Runner = Callable[["Configuration"], Simulation]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One configuration of a backtest, small and picklable: all that a process needs to simulate it.
+
+    `source` is the URL of the store whose candles are read (V7_STORE's form), `venue` who reported them. Scans at
+    start, start + every_minutes, … before `end`. `overrides` are settings by field name, on top of the environment's;
+    `weights` the theories', None for v7's own.
+    """
+
+    name: str
+    source: str
+    venue: str
+    start: datetime
+    end: datetime
+    every_minutes: int = 2
+    strategy: str = "v7"
+    analyst: str = "rules"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, float] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The environment's settings with `overrides` on top; SettingsError where one is not usable."""
+        return load_settings(**self.overrides)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A configuration that was simulated: its trial, and its closed paper trades."""
+
+    configuration: Configuration
+    trial: Trial
+    trades: pd.DataFrame = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep came to, in the order of its configurations.
+
+    `failed` has the reason by name of those that could not be simulated; `left` are the names that Ctrl-C kept from
+    being simulated, or from being finished.
+    """
+
+    tried: tuple[Tried, ...]
+    failed: Mapping[str, str]
+    left: tuple[str, ...]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended it early."""
+        return bool(self.left)
+
+
+# --- what is swept --------------------------------------------------------------------------
+
+
+def parse_sweep(texts: Sequence[str], base: Settings) -> dict[str, tuple[Any, ...]]:
+    """The values to try by setting, from texts such as "min_confidence=0.55,0.6;horizon_minutes=120,240".
+
+    weight.THEORY=0,1,2 sweeps the weight that the rules give a theory. A value that stands twice is tried once.
+    BacktestError names the first setting that is unknown or has no effect on a backtest, and the first bad value.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    for part in filter(None, (part.strip() for text in texts for part in text.split(";"))):
+        name, equals, listed = (word.strip() for word in part.partition("="))
+        values = [value.strip() for value in listed.split(",")]
+        if not equals or not name or not all(values):
+            raise BacktestError(f"{part!r} is no sweep; write a setting and its values, as min_confidence=0.55,0.6")
+        if name in found:
+            raise BacktestError(f"{name} is swept twice; write all of its values in one place")
+        kind = _weight if name.startswith(WEIGHT) else _setting
+        found[name] = tuple(dict.fromkeys(kind(name, value, base) for value in values))
+    return found
+
+
+def configurations(
+    swept: Mapping[str, Sequence[Any]],
+    base: Settings,
+    *,
+    source: str,
+    venue: str,
+    start: datetime,
+    end: datetime,
+    every_minutes: int = 2,
+    strategy: str = "v7",
+    analyst: str = "rules",
+) -> list[Configuration]:
+    """Every combination of the swept values, the last setting turning fastest; without any, `base` alone.
+
+    Each holds all of `base` but its secrets. Its name is the strategy and the swept values.
+    """
+    fixed = {name: getattr(base, name) for name in Settings.model_fields if name not in _SECRETS}
+    found = []
+    for values in itertools.product(*swept.values()):
+        chosen = dict(zip(swept, values, strict=True))
+        weights = {name.removeprefix(WEIGHT): value for name, value in chosen.items() if name.startswith(WEIGHT)}
+        told = " ".join(f"{name}={_text(value)}" for name, value in chosen.items())
+        found.append(
+            Configuration(
+                name=f"{strategy} {told}".strip(),
+                source=source,
+                venue=venue,
+                start=start,
+                end=end,
+                every_minutes=every_minutes,
+                strategy=strategy,
+                analyst=analyst,
+                overrides=fixed | {name: value for name, value in chosen.items() if not name.startswith(WEIGHT)},
+                weights={**dict.fromkeys(THEORY_NAMES, 1.0), **base.rules_weights, **weights} if weights else None,
+            )
+        )
+    return found
+
+
+def _setting(name: str, value: str, base: Settings) -> Any:
+    if name not in Settings.model_fields or name in _SECRETS:
+        close = [known for known in Settings.model_fields if name in known or known in name]
+        hint = f"did you mean {' or '.join(close[:3])}?" if close else "docs/settings.md lists them"
+        raise BacktestError(f"there is no setting {name!r} to sweep; {hint}")
+    given = {known: getattr(base, known) for known in Settings.model_fields if known not in _SECRETS}
+    try:
+        tried = Settings.model_validate(given | {name: value})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        reason = without_secrets(str(first["msg"]).removeprefix("Value error, "))
+        raise BacktestError(f"{name}={value} cannot be swept: {reason}") from None
+    found = getattr(tried, name)
+    if found != getattr(base, name) and _identity(tried) == _identity(base):
+        raise BacktestError(f"{name} has no effect on a backtest, so that there is nothing to sweep; leave it out")
+    return found
+
+
+def _identity(settings: Settings) -> str:
+    moment = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
+    return backtest_id(settings, start=moment, end=moment)
+
+
+def _weight(name: str, value: str, base: Settings) -> float:
+    theory = name.removeprefix(WEIGHT)
+    if theory not in THEORY_NAMES:
+        raise BacktestError(f"there is no theory {theory!r} to weigh; the ten are {', '.join(THEORY_NAMES)}")
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = float("nan")
+    if not 0 <= weight < float("inf"):
+        raise BacktestError(f"{name}={value} cannot be swept: a weight is a finite number, not negative")
+    return weight
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# --- running them ---------------------------------------------------------------------------
+
+
+def run_sweep(
+    chosen: Sequence[Configuration],
+    *,
+    record: Callable[[Trial], object],
+    runner: Runner | None = None,
+    workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Sweep:
+    """Simulate every configuration, some at once, and hand each trial to `record` as soon as it is there.
+
+    `runner` is a function of a module (it is found by name in the other processes), by default
+    engine.run_configuration; `workers` is the number of processes, by default one a core; 1 stays in this one. One that
+    fails is told in the result, and the others go on. Ctrl-C ends what is running and keeps what is done.
+    on_progress(stage, done, total) counts configurations, failed ones among them. BacktestError where two have one
+    name.
+    """
+    names = [one.name for one in chosen]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BacktestError(f"two configurations are called {twice[0]!r}; give each a name of its own")
+    count = max(1, min(workers or os.cpu_count() or 1, len(chosen)))
+    outcomes = _here(chosen, runner) if count == 1 else _in_processes(chosen, runner, count)
+    tried: dict[str, Tried] = {}
+    failed: dict[str, str] = {}
+    try:
+        for name, outcome in outcomes:
+            if isinstance(outcome, Tried):
+                record(outcome.trial)
+                tried[name] = outcome
+            else:
+                failed[name] = outcome
+            if on_progress:
+                on_progress(SWEEP_STAGE, len(tried) + len(failed), len(chosen))
+    except KeyboardInterrupt:
+        pass  # what is done is recorded; the rest is named in the result
+    finally:
+        outcomes.close()
+    return Sweep(
+        tuple(tried[name] for name in names if name in tried),
+        {name: failed[name] for name in names if name in failed},
+        tuple(name for name in names if name not in tried and name not in failed),
+    )
+
+
+Outcomes = Iterator[tuple[str, Tried | str]]
+
+
+def _here(chosen: Sequence[Configuration], runner: Runner | None) -> Any:
+    for one in chosen:
+        yield one.name, _try(one, runner)
+
+
+def _in_processes(chosen: Sequence[Configuration], runner: Runner | None, count: int) -> Any:
+    # Fresh processes: a copy of this one would share its open files and the threads of its libraries.
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_deaf_to_ctrl_c)
+    try:
+        waiting: dict[Future[Tried | str], str] = {pool.submit(_try, one, runner): one.name for one in chosen}
+        for done in as_completed(waiting):
+            error = done.exception()
+            yield waiting[done], done.result() if error is None else f"its process ended: {error}"
+        pool.shutdown()
+    finally:
+        # After Ctrl-C, whoever still computes is ended: what it would bring is not waited for.
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+
+
+def _deaf_to_ctrl_c() -> None:
+    """Ctrl-C reaches every process of a terminal; only the one that keeps the results acts on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _try(configuration: Configuration, runner: Runner | None) -> Tried | str:
+    """The trial of one configuration, or why there is none. Only what is small goes back to who asked."""
+    try:
+        simulation = (runner or _engine())(configuration)
+        trial = trial_of(
+            simulation,
+            venue=configuration.venue,
+            strategy=configuration.strategy,
+            analyst=configuration.analyst,
+            weights=configuration.weights,
+        )
+    except Exception as error:  # noqa: BLE001  # one configuration that fails must not end the others
+        return without_secrets(f"{type(error).__name__}: {error}")
+    return Tried(configuration, trial, simulation.paper)
+
+
+def _engine() -> Runner:
+    import importlib
+
+    engine = importlib.import_module("v7_pipeline.backtest.engine")
+    runner: Runner = engine.run_configuration
+    return runner
