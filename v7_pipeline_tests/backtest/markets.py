@@ -131,7 +131,8 @@ def recorded(day: datetime, days: int, *, before: timedelta = timedelta(days=2))
     for symbol in SYMBOLS:
         rows = pd.read_parquet(needs_shared(f"candles/{symbol}_1m.parquet")).rename(columns={"ts": "open_time"})
         kept = (rows["open_time"] >= day - before) & (rows["open_time"] < day + timedelta(days=days))
-        frames.append(rows[kept].sort_values("open_time").assign(symbol=symbol))
+        rows = rows[kept].sort_values("open_time").drop_duplicates("open_time")
+        frames.append(rows.assign(symbol=symbol))
     return pd.concat(frames, ignore_index=True)
 
 
