@@ -4,9 +4,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+BENCH_BACKTEST := .venv-bench-backtest
 STAMP := $(VENV)/.installed
 
-.PHONY: run live setup test test-slow lint types imports unit zones lock bench docs clean
+.PHONY: run live setup test test-slow lint types imports unit zones lock bench bench-backtest docs clean
 
 run: setup          ## set up and start the demo: sandbox, Dagster, dashboard
 	$(BIN)/v7 up --demo
@@ -46,7 +47,7 @@ zones:
 test-slow: setup    ## drills, the daemon, the browser, PostgreSQL, a recorded day
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
-bench: $(BENCH)/.installed   ## print the measured figures, the theories' beside those of other packages
+bench: $(BENCH)/.installed $(BENCH_BACKTEST)/.installed   ## print the measured figures, the theories' beside those of other packages
 	$(BENCH)/bin/python benchmarks/theories.py
 	$(BENCH)/bin/python benchmarks/backfill.py
 	$(BENCH)/bin/python benchmarks/ftmo.py
@@ -55,6 +56,10 @@ bench: $(BENCH)/.installed   ## print the measured figures, the theories' beside
 	$(BENCH)/bin/python benchmarks/analyst.py
 	$(BENCH)/bin/python benchmarks/scan.py
 	$(BENCH)/bin/python benchmarks/start.py
+	$(BENCH)/bin/python benchmarks/backtest.py
+
+bench-backtest: setup $(BENCH_BACKTEST)/.installed   ## one rule through ours, vectorbt and backtesting.py
+	$(BIN)/python benchmarks/backtest.py
 
 # An environment of its own, so that the peers stay out of the one that runs. fathon is compiled where no wheel fits.
 $(BENCH)/.installed: requirements.lock benchmarks/requirements-theories.txt pyproject.toml scripts/setup.sh
@@ -62,6 +67,12 @@ $(BENCH)/.installed: requirements.lock benchmarks/requirements-theories.txt pypr
 	$(BENCH)/bin/python -m pip install -q -c requirements.lock -r benchmarks/requirements-theories.txt || \
 		grep -v fathon benchmarks/requirements-theories.txt | \
 		$(BENCH)/bin/python -m pip install -q -c requirements.lock -r /dev/stdin
+	touch $@
+
+# vectorbt needs another pandas than requirements.lock has: the two meet through files only.
+$(BENCH_BACKTEST)/.installed: benchmarks/requirements-backtest.txt
+	$(PYTHON) -m venv $(BENCH_BACKTEST)
+	$(BENCH_BACKTEST)/bin/python -m pip install -q -r benchmarks/requirements-backtest.txt
 	touch $@
 
 docs: setup
@@ -72,4 +83,4 @@ lock:               ## resolve requirements.in and requirements-dev.in into requ
 		requirements.in requirements-dev.in -o requirements.lock
 
 clean:
-	rm -rf $(VENV) $(BENCH) .v7 build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) $(BENCH_BACKTEST) .v7 build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -155,9 +155,10 @@ def _paths(candles: pd.DataFrame, as_of_us: int) -> dict[str, _Path]:
     """Each symbol's closed candles, sorted; a repeated minute is refused since either version could be the truth."""
     time = microseconds(candles["open_time"], "open_time")
     known = time + MINUTE_US <= as_of_us
-    candles, time = candles[known], time[known]
+    if not known.all():
+        candles, time = candles[known], time[known]
     paths: dict[str, _Path] = {}
-    for symbol, places in candles.groupby("symbol", sort=False).indices.items():
+    for symbol, places in candles.groupby("symbol", sort=False, observed=True).indices.items():
         order = places[np.argsort(time[places], kind="stable")]
         times = time[order]
         if (np.diff(times) == 0).any():
@@ -176,7 +177,7 @@ def _trace_all(trades: pd.DataFrame, direction: Floats, candles: pd.DataFrame, a
     stop, target = (trades[name].to_numpy(np.float64) for name in ("stop_price", "target_price"))
     orders = _Orders(signalled, horizon, direction, stop, target)
     traces = _untouched(len(trades))
-    for symbol, places in trades.reset_index(drop=True).groupby("symbol", sort=False).indices.items():
+    for symbol, places in trades.reset_index(drop=True).groupby("symbol", sort=False, observed=True).indices.items():
         if str(symbol) in paths:
             own = _Orders(*(column[places] for column in orders))
             _trace(paths[str(symbol)], own, traces, np.asarray(places, dtype=np.int64))

@@ -29,7 +29,7 @@ def one_at_a_time(outcomes: pd.DataFrame) -> npt.NDArray[np.bool_]:
     closed = microseconds(outcomes["exit_time"], "exit_time") != NO_INSTANT
     free = np.where(closed, microseconds(outcomes["followed_until"], "followed_until"), np.iinfo(np.int64).max)
     taken = np.zeros(len(outcomes), dtype=bool)
-    for places in outcomes.groupby("symbol", sort=False).indices.values():
+    for places in outcomes.groupby("symbol", sort=False, observed=True).indices.values():
         order = places[np.argsort(signalled[places], kind="stable")]
         # The first signal that finds the symbol free again after each of them; an instant's second row is no later one.
         instants = signalled[order]
