@@ -31,7 +31,7 @@ from v7_pipeline.analyst.base import (
 from v7_pipeline.analyst.reply import reply_of
 from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES
 
-__all__ = ["READING_COLUMNS", "RulesAnalyst", "answer_from_prompt", "decide_frame", "explain"]
+__all__ = ["READING_COLUMNS", "RulesAnalyst", "answer_from_prompt", "decide_frame", "explain", "own_weights"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -161,6 +161,11 @@ class RulesAnalyst:
             cost_usd=0.0,
             analyst=self.name,
         )
+
+
+def own_weights(given: Mapping[str, float]) -> dict[str, float] | None:
+    """The setting's weights with 1 for every theory that it does not name; None, all alike, where it names none."""
+    return {**dict.fromkeys(THEORY_NAMES, 1.0), **given} if given else None
 
 
 def explain(row: Mapping[str, Any], readings: Mapping[str, Any], explanations: Mapping[str, str], mode: Mode) -> str:

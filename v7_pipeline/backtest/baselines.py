@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from v7_pipeline.analyst.rules import own_weights
 from v7_pipeline.backtest.comparison import Baseline, Simulation
+from v7_pipeline.backtest.equity import daily_equity, days_of
 from v7_pipeline.backtest.replay import BacktestError
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import signal_id
@@ -29,9 +31,6 @@ __all__ = [
     "analyst_without_theories",
     "as_baseline",
     "buy_and_hold",
-    "daily_equity",
-    "day_ends",
-    "echoed",
     "equal_weight_vote",
     "momentum_only",
     "without_each_theory",
@@ -103,7 +102,6 @@ def buy_and_hold(candles: pd.DataFrame, settings: Settings, *, first: datetime, 
     BacktestError where a symbol has no candle between `first` and `until`.
     """
     held = [_held(candles, settings, symbol, first, until) for symbol in settings.symbols]
-    rate = fee_preset(settings.fees).rate_per_side
     found = []
     groups = [held] if len(held) == 1 else [held, *([one] for one in held)]
     for group in groups:
@@ -119,7 +117,11 @@ def buy_and_hold(candles: pd.DataFrame, settings: Settings, *, first: datetime, 
                 "nothing, and the sums at risk are far larger than a strategy's that risks a part on each trade.",
                 trades,
                 daily_equity(
-                    trades, candles, first=first, until=until, initial_usd=settings.account_initial_usd, fee_rate=rate
+                    trades.assign(fee_preset=settings.fees),
+                    candles,
+                    first=first,
+                    last=until,
+                    initial_usd=settings.account_initial_usd,
                 ),
             )
         )
@@ -128,7 +130,7 @@ def buy_and_hold(candles: pd.DataFrame, settings: Settings, *, first: datetime, 
 
 def always_hold(settings: Settings, *, first: datetime, until: datetime) -> Baseline:
     """No trade: the account as it was."""
-    days = day_ends(first, until)
+    days = days_of(first, until)
     return Baseline(
         "always HOLD",
         "Never trades: what costs nothing and gains nothing.",
@@ -216,26 +218,15 @@ def as_baseline(simulation: Simulation, meaning: str, candles: pd.DataFrame) -> 
         entered,
         candles,
         first=simulation.instants[0],
-        until=simulation.instants[-1],
+        last=simulation.instants[-1],
         initial_usd=settings.account_initial_usd,
-        fee_rate=fee_preset(settings.fees).rate_per_side,
     )
     return Baseline(simulation.name, meaning, simulation.paper, equity)
 
 
-def echoed(readings: pd.DataFrame, theory: str) -> pd.DataFrame:
-    """`readings` in which every theory says what `theory` says, so that one voice is as many as must agree.
-
-    The rules ask for two or three theories of one opinion; a single one's weight of 1 would never speak. With this the
-    combined score is that theory's vote × score, whatever the weights.
-    """
-    copies = {f"{name}_{part}": readings[f"{theory}_{part}"] for name in THEORY_NAMES for part in ("vote", "score")}
-    return readings.assign(**copies)
-
-
 def _weights(settings: Settings) -> dict[str, float]:
     """v7's weights as given; learnt ones never act in a backtest."""
-    return {**dict.fromkeys(THEORY_NAMES, 1.0), **settings.rules_weights}
+    return own_weights(settings.rules_weights) or dict.fromkeys(THEORY_NAMES, 1.0)
 
 
 def _heard(settings: Settings) -> list[str]:
@@ -280,61 +271,3 @@ def analyst_without_theories(
         "this is what the theories were worth to it.",
         candles,
     )
-
-
-# --- the account at each day's end ----------------------------------------------------------
-
-
-def day_ends(first: datetime, until: datetime) -> pd.DatetimeIndex:
-    """The midnights UTC that end the days from `first` to `until`; the last one may lie after it."""
-    start, end = pd.Timestamp(first).tz_convert("UTC"), pd.Timestamp(until).tz_convert("UTC")
-    return pd.date_range(start.floor("D") + DAY, max(end, start + MINUTE).ceil("D"), freq="D", unit="us")
-
-
-def daily_equity(
-    trades: pd.DataFrame,
-    candles: pd.DataFrame,
-    *,
-    first: datetime,
-    until: datetime,
-    initial_usd: float,
-    fee_rate: float,
-) -> pd.DataFrame:
-    """The account at the end of each UTC day from `first` to `until`: day (that midnight), equity_usd.
-
-    trades: entered ones, symbol, side, entry_time, entry_price, exit_time (NaT: open), quantity, pnl_usd. Closed
-    trades count with their P&L from their exit's day on; open ones are marked at the newest close, less the entry's fee
-    (the exit's costs come with the exit). The last day is marked at `until`, where that comes before its midnight.
-    """
-    days = day_ends(first, until)
-    marks = np.minimum(_us(days), _us(pd.DatetimeIndex([until]))[0])
-    entry, exit_ = _us(trades["entry_time"]), _us(trades["exit_time"])
-    pnl = trades["pnl_usd"].to_numpy(float, na_value=np.nan)
-    size = trades["quantity"].to_numpy(float, na_value=np.nan)
-    price = trades["entry_price"].to_numpy(float, na_value=np.nan)
-    sign = np.where(trades["side"].to_numpy() == "BUY", 1.0, -1.0)
-    symbols = trades["symbol"].to_numpy()
-    paths = {symbol: _closes(candles, symbol) for symbol in pd.unique(symbols)}
-    equity = np.full(len(days), float(initial_usd))
-    for place, mark in enumerate(marks):
-        closed = exit_ < mark
-        equity[place] += pnl[closed].sum()
-        for at in np.flatnonzero((entry < mark) & ~closed):
-            time, close = paths[symbols[at]]
-            newest = close[np.searchsorted(time, mark - _MINUTE_US, side="right") - 1]
-            equity[place] += size[at] * (sign[at] * (newest - price[at]) - fee_rate * price[at])
-    return pd.DataFrame({"day": days, "equity_usd": equity})
-
-
-def _closes(candles: pd.DataFrame, symbol: str) -> tuple[npt.NDArray[np.int64], Floats]:
-    rows = candles.loc[candles["symbol"] == symbol, ["open_time", "close"]].sort_values("open_time")
-    return _us(rows["open_time"]), rows["close"].to_numpy(float)
-
-
-def _us(instants: Any) -> npt.NDArray[np.int64]:
-    """µs since 1970; what is missing lies after everything."""
-    index = pd.DatetimeIndex(instants)
-    if index.tz is None:
-        index = index.tz_localize("UTC")
-    numbers = index.tz_convert("UTC").tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
-    return np.where(index.isna(), np.iinfo(np.int64).max, numbers)

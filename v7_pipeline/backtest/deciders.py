@@ -15,10 +15,11 @@ import pandas as pd
 from v7_pipeline.analyst import rules
 from v7_pipeline.backtest.prepared import Prepared
 from v7_pipeline.settings import Settings
+from v7_pipeline.store.schema import THEORY_NAMES
 from v7_pipeline.theories import bayesian_win_rate
 from v7_pipeline.theories.base import Posterior
 
-__all__ = ["DECIDED", "Decider", "FixedDecider", "RulesDecider"]
+__all__ = ["DECIDED", "Decider", "FixedDecider", "RulesDecider", "echoed"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -45,13 +46,30 @@ class Decider(Protocol):
         """Whether decisions with these posteriors may differ from those without any."""
 
 
+def echoed(readings: pd.DataFrame, theory: str) -> pd.DataFrame:
+    """`readings` in which every theory says what `theory` says, so that one voice is as many as must agree.
+
+    The rules ask for two or three theories of one opinion; a single one's weight of 1 would never speak. With this the
+    combined score is that theory's vote × score, whatever the weights.
+    """
+    copies = {f"{name}_{part}": readings[f"{theory}_{part}"] for name in THEORY_NAMES for part in ("vote", "score")}
+    return readings.assign(**copies)
+
+
 class RulesDecider:
     """v7 with the rules: ten theories, of which one, the win rate, knows what the simulation has learnt."""
 
     strategy, analyst = "v7", "rules"
 
     def __init__(self, prepared: Prepared, settings: Settings, weights: Mapping[str, float] | None = None) -> None:
-        self._prepared, self._settings, self._weights = prepared, settings, weights
+        self._prepared, self._settings = prepared, settings
+        self._weights = rules.own_weights(settings.rules_weights) if weights is None else weights
+        self._readings = prepared.readings
+        heard = [theory for theory, weight in (self._weights or {}).items() if weight > 0]
+        # One voice alone is never as many as must agree: every theory then says what it says.
+        self._echo = len(heard) == 1 and heard[0] != bayesian_win_rate.NAME
+        if self._echo:
+            self._readings = echoed(self._readings, heard[0])
 
     def possible(self) -> pd.DataFrame:
         """The win rate's voice lies in [−1, 1] and moves the score one way, so its two ends show every trade."""
@@ -67,7 +85,7 @@ class RulesDecider:
     def learns(self, posteriors: Mapping[str, Posterior]) -> bool:
         """A voice of 0 says what nobody says."""
         newest = np.array([max((int(p.minute[-1]) for p in posteriors.values()), default=0)])
-        return bool(bayesian_win_rate.columns_at(posteriors, newest)[_VOTE][0])
+        return not self._echo and bool(bayesian_win_rate.columns_at(posteriors, newest)[_VOTE][0])
 
     def _trades(self, voice: float) -> pd.DataFrame:
         rows = np.arange(self._prepared.rows)
@@ -79,11 +97,9 @@ class RulesDecider:
     def _decided(self, rows: Ints, vote: npt.NDArray[np.float64], score: npt.NDArray[np.float64]) -> pd.DataFrame:
         given, s = self._prepared, self._settings
         everything = len(rows) == given.rows
-        readings = given.readings if everything else given.readings.iloc[rows]
-        frame = readings.assign(
-            **{_VOTE: np.where(given.features[rows] >= 0, vote, np.nan), _SCORE: score},
-            market_price=given.price[rows],
-        )
+        readings = self._readings if everything else self._readings.iloc[rows]
+        voice = {} if self._echo else {_VOTE: np.where(given.features[rows] >= 0, vote, np.nan), _SCORE: score}
+        frame = readings.assign(**voice, market_price=given.price[rows])
         return rules.decide_frame(
             frame,
             quote_increment=given.increment[rows],

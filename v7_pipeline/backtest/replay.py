@@ -88,9 +88,9 @@ def replay(
     """
     instants = instants_of(start, end, every)
     if analyst is None:
-        from v7_pipeline.analyst.rules import RulesAnalyst
+        from v7_pipeline.analyst.rules import RulesAnalyst, own_weights
 
-        analyst = RulesAnalyst()
+        analyst = RulesAnalyst(own_weights(settings.rules_weights))
     if repr(source) == repr(target):
         raise BacktestError(f"a backtest never writes to the store it reads, {source!r}; give it a store of its own")
     venue = venue_of(source, settings.symbols, instants[0], instants[-1])

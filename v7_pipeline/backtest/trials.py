@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from v7_pipeline import __version__
-from v7_pipeline.backtest.baselines import DAY, Simulate, day_ends
+from v7_pipeline.backtest.baselines import DAY, Simulate
 from v7_pipeline.backtest.comparison import Simulation, Trials
+from v7_pipeline.backtest.equity import days_of
 from v7_pipeline.backtest.replay import _WITHOUT_EFFECT, SOURCE, BacktestError
 from v7_pipeline.learning.sharpe import Sharpe
 from v7_pipeline.settings import Settings
@@ -116,7 +117,7 @@ def daily_net(paper: pd.DataFrame, *, first: datetime, last: datetime, initial_u
 
     paper: exit_time (the exit candle's open), pnl_usd. Indexed by the midnight that begins each day of first … last.
     """
-    days = day_ends(first, last) - DAY
+    days = days_of(first, last) - DAY
     usd = paper.groupby(paper["exit_time"].dt.floor("D"))["pnl_usd"].sum() if len(paper) else pd.Series(dtype=float)
     return (usd.reindex(days).fillna(0.0) / initial_usd).rename("net_return")
 
@@ -162,7 +163,7 @@ def trials_on(store: Store, *, first: datetime, last: datetime, venue: str, chos
     names = dict(
         zip(found["trial_id"], found["name"].where(~twice, found["name"] + " " + found["trial_id"]), strict=True)
     )
-    days = day_ends(first, last) - DAY
+    days = days_of(first, last) - DAY
     table = daily.pivot(index="day", columns="trial_id", values="net_return").reindex(index=days, columns=list(names))
     table.columns = pd.Index(list(names.values()))
     return Trials(chosen=names[chosen], daily=table.rename_axis("day"), names=tuple(names.values()))

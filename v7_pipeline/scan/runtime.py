@@ -16,7 +16,6 @@ from v7_pipeline.analyst.base import Analyst, Decision, Question
 from v7_pipeline.scan.context import LATE_AFTER, Clock, ScanContext, ScanError, Source
 from v7_pipeline.settings import Settings, secret_of
 from v7_pipeline.store import Store
-from v7_pipeline.store.schema import THEORY_NAMES
 
 if TYPE_CHECKING:
     from v7_pipeline.analyst.deepseek import DeepSeekAnalyst
@@ -156,14 +155,14 @@ class Runtime:
 
     def _rules(self, as_of: datetime | None) -> Analyst:
         from v7_pipeline.analyst.base import AnalystError
-        from v7_pipeline.analyst.rules import RulesAnalyst
+        from v7_pipeline.analyst.rules import RulesAnalyst, own_weights
         from v7_pipeline.scan.attribute import learnt_weights
 
         weights: dict[str, float] = self.settings.rules_weights
         if not weights and self.settings.rules_weights_learnt:
             return RulesAnalyst(learnt_weights(self.store, self.settings.source, as_of or self.clock()))
         try:
-            return RulesAnalyst({**dict.fromkeys(THEORY_NAMES, 1.0), **weights} if weights else None)
+            return RulesAnalyst(own_weights(weights))
         except ValueError as error:
             raise AnalystError(f"V7_RULES_WEIGHTS is not usable: {error}") from None
 

@@ -19,13 +19,12 @@ from v7_pipeline.backtest.baselines import (
     analyst_without_theories,
     as_baseline,
     buy_and_hold,
-    daily_equity,
-    day_ends,
-    echoed,
     equal_weight_vote,
     momentum_only,
 )
 from v7_pipeline.backtest.comparison import Simulation
+from v7_pipeline.backtest.deciders import echoed
+from v7_pipeline.backtest.equity import daily_equity, days_of
 from v7_pipeline.backtest.random_entry import random_entry
 from v7_pipeline.settings import Settings
 from v7_pipeline.store.schema import THEORY_NAMES
@@ -126,9 +125,9 @@ def test_always_hold_keeps_the_account_as_it_was() -> None:
 
 def test_days_end_at_midnight_and_the_last_one_after_the_span() -> None:
     noon, day = pd.Timestamp(FIRST) + pd.Timedelta(hours=12), pd.Timedelta(days=1)
-    assert day_ends(noon, noon + day).tolist() == [noon.floor("D") + day, noon.floor("D") + 2 * day]
-    assert day_ends(noon, noon.floor("D") + day).tolist() == [noon.floor("D") + day]
-    assert len(day_ends(FIRST, FIRST)) == 1
+    assert days_of(noon, noon + day).tolist() == [noon.floor("D") + day, noon.floor("D") + 2 * day]
+    assert days_of(noon, noon.floor("D") + day).tolist() == [noon.floor("D") + day]
+    assert len(days_of(FIRST, FIRST)) == 1
 
 
 def test_equity_books_a_close_on_its_day_and_marks_what_is_open(candles: pd.DataFrame) -> None:
@@ -142,7 +141,7 @@ def test_equity_books_a_close_on_its_day_and_marks_what_is_open(candles: pd.Data
     assert equity.iloc[1] == pytest.approx(100_000 + own.paper["pnl_usd"].sum(), rel=1e-13)
     garbled = candles.copy()
     garbled.loc[garbled["open_time"] >= pd.Timestamp(FIRST) + pd.Timedelta(days=1), "close"] *= 5
-    span = {"first": own.instants[0], "until": own.instants[-1], "initial_usd": 100_000.0, "fee_rate": 0.000325}
+    span = {"first": own.instants[0], "last": own.instants[-1], "initial_usd": 100_000.0}
     paper = own.outcomes[own.outcomes["kind"] == "paper"]
     assert daily_equity(paper, garbled, **span)["equity_usd"].iloc[0] == equity.iloc[0]
 

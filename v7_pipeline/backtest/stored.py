@@ -1,0 +1,100 @@
+"""A simulation in a store of its own: its tables, every row marked backtest with the run's id.
+
+What a simulation is, engine.py says; live tables are never written here.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+
+from v7_pipeline import __version__
+from v7_pipeline.analyst.rules import READING_COLUMNS
+from v7_pipeline.backtest.comparison import Simulation
+from v7_pipeline.backtest.labels import utc_index
+from v7_pipeline.backtest.prepared import STATES, Prepared
+from v7_pipeline.backtest.replay import SOURCE
+from v7_pipeline.learning.performance import theory_performance
+from v7_pipeline.store import Store, conform
+from v7_pipeline.theories import bayesian_win_rate
+
+__all__ = ["keep", "readings_of"]
+
+_MINUTE = timedelta(minutes=1)
+
+
+def readings_of(prepared: Prepared, simulation: Simulation) -> pd.DataFrame:
+    """Readings that BUYs and SELLs were decided on: symbol, as_of, every vote and score, the regime's probabilities.
+
+    The win rate's own are those of what the simulation had learnt by then. Each reading once.
+    """
+    k = len(prepared.symbols)
+    rows = np.flatnonzero(simulation.signals["side"].isin(("BUY", "SELL")).to_numpy())
+    minutes = prepared.features[rows]
+    learnt = simulation.win_rates.assign(as_of=simulation.win_rates["as_of"] + _MINUTE)
+    win_rate = bayesian_win_rate.columns_at(bayesian_win_rate.posteriors(learnt), minutes)
+    frame = prepared.readings.iloc[rows].reset_index(drop=True).assign(**win_rate)
+    frame.insert(0, "as_of", utc_index(minutes))
+    frame.insert(0, "symbol", np.array(prepared.symbols, dtype=object)[rows % k])
+    return frame[["symbol", "as_of", *READING_COLUMNS, *STATES]].drop_duplicates(["symbol", "as_of"], ignore_index=True)
+
+
+def keep(target: Store, simulation: Simulation, readings: pd.DataFrame, *, run_id: str) -> None:
+    """Write the simulation's tables into `target`, replacing what it holds of this run, all in one transaction.
+
+    `readings`: `readings_of` the simulation.
+    """
+    marks = {"source": SOURCE, "run_id": run_id, "code_version": __version__}
+    target.migrate(__version__, simulation.instants[0].to_pydatetime())
+    tables = {
+        "scans": _scans(simulation),
+        "llm_signals": simulation.signals,
+        "gated_signals": simulation.gated,
+        "outcomes": simulation.outcomes,
+        "win_rates": simulation.win_rates,
+        "confidence_thresholds": simulation.thresholds,
+        "theory_performance": _performance(simulation, readings),
+    }
+    with target.transaction() as tx:
+        for name, frame in tables.items():
+            if len(frame):
+                tx.upsert(name, conform(name, frame, marks))
+
+
+def _performance(simulation: Simulation, readings: pd.DataFrame) -> pd.DataFrame:
+    """What each theory said of each closed trade; none of a strategy that has no theories."""
+    outcomes = simulation.outcomes
+    closed = outcomes[outcomes["outcome"] != "open"].merge(
+        simulation.signals[["signal_id", "features_as_of"]], on="signal_id"
+    )
+    if closed.empty or set(closed["strategy"]) != {"v7"}:
+        return closed.iloc[:0]
+    read = closed[["signal_id", "symbol", "features_as_of"]].merge(
+        readings, left_on=["symbol", "features_as_of"], right_on=["symbol", "as_of"]
+    )
+    return theory_performance(closed, read)
+
+
+def _scans(simulation: Simulation) -> pd.DataFrame:
+    """A finished row for each scan."""
+    k = len(simulation.settings.symbols)
+    accepted = simulation.gated["accepted"].to_numpy().reshape(-1, k).sum(axis=1)
+    closed = simulation.outcomes.loc[simulation.outcomes["outcome"] != "open", "labelled_at"].value_counts()
+    instants = simulation.instants
+    return pd.DataFrame(
+        {
+            "as_of": instants,
+            "started_at": instants,
+            "finished_at": instants,
+            "symbols": ",".join(simulation.settings.symbols),
+            "status": "finished",
+            "failures": "{}",
+            "candles_written": 0,
+            "signals": k,
+            "accepted": accepted,
+            "closed": closed.reindex(instants).fillna(0).astype("int64").to_numpy(),
+            "cost_usd": 0.0,
+        }
+    )
