@@ -31,7 +31,9 @@ from v7_pipeline.analyst.base import (
 from v7_pipeline.analyst.reply import reply_of
 from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES
 
-__all__ = ["READING_COLUMNS", "RulesAnalyst", "answer_from_prompt", "decide_frame", "explain", "own_weights"]
+__all__ = [
+    "READING_COLUMNS", "RulesAnalyst", "answer_from_prompt", "decide_frame", "explain", "own_weights", "plan_on_grid",
+]  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
 
@@ -94,7 +96,9 @@ def decide_frame(
     readable = (price > 0) & (volatility >= 0) & heard.any(axis=0)
     strong = np.abs(score) >= np.where(bold, AGGRESSIVE.min_strength, CONSERVATIVE.min_strength)
     joined = agreeing >= np.where(bold, AGGRESSIVE.min_agreeing, CONSERVATIVE.min_agreeing)
-    entry, stop, target = _plan(price, volatility, sign, increment, horizon, ratio)
+    with np.errstate(invalid="ignore"):
+        distance = np.clip(STOP_DEVIATIONS * volatility * np.sqrt(horizon), MIN_STOP, MAX_STOP)
+    entry, stop, target = plan_on_grid(price, distance, sign, increment, ratio)
     trades = readable & strong & joined & (stop > 0) & (target > 0)
 
     side = np.full(rows, "HOLD", dtype=object)
@@ -219,6 +223,26 @@ def answer_from_prompt(document: Mapping[str, Any]) -> dict[str, Any]:
     return reply_of(_answer(row, reasoning, mode))
 
 
+def plan_on_grid(
+    price: Floats, distance: Floats, sign: Floats, increment: Floats, reward_risk: Floats, costs: float = COSTS
+) -> tuple[Floats, Floats, Floats]:
+    """Entry, stop and target on the quote increment; stop and target are rounded away from the entry.
+
+    The stop lies `distance` (a fraction of the entry) away, the target so far that reward:risk net of `costs` (a
+    fraction, both sides) still reaches `reward_risk` with the MARGIN. sign: +1 for a BUY, −1 for a SELL.
+    """
+    entry_steps = np.rint(price / increment)
+    entry = _on_grid(entry_steps, increment)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        stop_steps = np.ceil(distance * entry / increment)
+        risk = stop_steps * increment / entry
+        reward = reward_risk * MARGIN * (risk + costs) + costs
+        target_steps = np.ceil(reward * entry / increment)
+    stop = _on_grid(entry_steps - sign * stop_steps, increment)
+    target = _on_grid(entry_steps + sign * target_steps, increment)
+    return entry, stop, target
+
+
 # --- the core's parts -----------------------------------------------------------------------
 
 
@@ -228,26 +252,6 @@ def _sums(voices: Floats) -> Floats:
     for voice in voices:
         total += voice
     return total
-
-
-def _plan(
-    price: Floats, volatility: Floats, sign: Floats, increment: Floats, horizon: Floats, reward_risk: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """Entry, stop and target on the quote increment; stop and target are rounded away from the entry.
-
-    The target is so far that reward:risk net of COSTS still reaches `reward_risk` with the MARGIN.
-    """
-    entry_steps = np.rint(price / increment)
-    entry = _on_grid(entry_steps, increment)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distance = np.clip(STOP_DEVIATIONS * volatility * np.sqrt(horizon), MIN_STOP, MAX_STOP)
-        stop_steps = np.ceil(distance * entry / increment)
-        risk = stop_steps * increment / entry
-        reward = reward_risk * MARGIN * (risk + COSTS) + COSTS
-        target_steps = np.ceil(reward * entry / increment)
-    stop = _on_grid(entry_steps - sign * stop_steps, increment)
-    target = _on_grid(entry_steps + sign * target_steps, increment)
-    return entry, stop, target
 
 
 def _on_grid(steps: Floats, increment: Floats) -> Floats:

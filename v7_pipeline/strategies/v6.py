@@ -13,7 +13,18 @@ import pandas as pd
 
 from v7_pipeline.indicators import FEATURES
 
-__all__ = ["EVEN", "FEWEST", "ODD", "PENALTY", "LogisticModel", "fit", "plans", "training_rows"]
+__all__ = [
+    "EVEN",
+    "FEWEST",
+    "ODD",
+    "PENALTY",
+    "LogisticModel",
+    "fit",
+    "plans",
+    "sigmoid",
+    "stop_distance",
+    "training_rows",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,7 +33,7 @@ EVEN = tuple(name for name in FEATURES if name.startswith("range_"))
 ODD = tuple(name for name in FEATURES if name not in EVEN)
 #: Strength of the quadratic penalty on standardised coefficients: as that of one observation of weight 1 each.
 PENALTY = 1.0
-#: Trades below which nothing is fitted: twenty for each coefficient.
+#: Trades below which nothing is fitted: twenty for each coefficient. Where trades are weighted, what they are worth.
 FEWEST = 20 * (len(FEATURES) + 1)
 #: The plan: the stop lies so many five-minute ATRs from the entry, within these fractions of it.
 STOP_ATRS = 2.0
@@ -48,10 +59,11 @@ class LogisticModel:
     def probability(self, features: pd.DataFrame, side: str) -> Floats:
         """P(win) of a BUY or SELL at each row of FEATURES; missing where a feature is."""
         inputs = _inputs(features, 1.0 if side == "BUY" else -1.0)
-        centre, scale, weight = (
-            np.array([given[name] for name in FEATURES]) for given in (self.centres, self.scales, self.coefficients)
-        )
-        return _sigmoid(self.intercept + ((inputs - centre) / scale) @ weight)
+        total = np.full(len(inputs), self.intercept)
+        # Feature by feature, so that a row has the same bits alone and among a million (a matrix product's has not).
+        for place, name in enumerate(FEATURES):
+            total += (inputs[:, place] - self.centres[name]) / self.scales[name] * self.coefficients[name]
+        return sigmoid(total)
 
 
 def training_rows(features: pd.DataFrame, outcomes: pd.DataFrame) -> tuple[Floats, npt.NDArray[np.bool_]]:
@@ -66,15 +78,16 @@ def training_rows(features: pd.DataFrame, outcomes: pd.DataFrame) -> tuple[Float
     return inputs[judged], (outcomes["outcome"].to_numpy() == "win")[judged]
 
 
-def fit(inputs: Floats, won: npt.NDArray[np.bool_]) -> LogisticModel | None:
-    """The model of `training_rows`; None where there are fewer than FEWEST, or all of them won or all lost.
+def fit(inputs: Floats, won: npt.NDArray[np.bool_], weights: Floats | None = None) -> LogisticModel | None:
+    """The model of `training_rows`; None where they are worth less than FEWEST, or all of them won or all lost.
 
-    Maximises Σ log P(outcome) − PENALTY ÷ 2 · Σ coefficient² over standardised inputs, by Newton's method (McCullagh &
-    Nelder, Generalized Linear Models, 1989, § 4.4). Odd inputs are not centred, so that a mirrored market has the
-    mirrored model.
+    Maximises Σ weight · log P(outcome) − PENALTY ÷ 2 · Σ coefficient² over standardised inputs, by Newton's method
+    (McCullagh & Nelder, Generalized Linear Models, 1989, § 4.4). `weights` are 1 where not given. Odd inputs are not
+    centred, so that a mirrored market has the mirrored model.
     """
     n, wins = len(won), int(won.sum())
-    if n < FEWEST or wins in (0, n):
+    worth = np.ones(n) if weights is None else weights
+    if worth.sum() < FEWEST or wins in (0, n):
         return None
     even = np.array([name in EVEN for name in FEATURES])
     centre = np.where(even, inputs.mean(axis=0), 0.0)
@@ -82,19 +95,19 @@ def fit(inputs: Floats, won: npt.NDArray[np.bool_]) -> LogisticModel | None:
     scale[scale == 0] = 1.0
     design = np.column_stack([np.ones(n), (inputs - centre) / scale])
     penalty = np.diag([0.0, *np.full(len(FEATURES), PENALTY)])
-    weights = np.zeros(design.shape[1])
-    weights[0] = np.log(wins / (n - wins))
+    found = np.zeros(design.shape[1])
+    found[0] = np.log(wins / (n - wins))
     for _ in range(_MOST_STEPS):
-        p = _sigmoid(design @ weights)
-        gradient = design.T @ (won - p) - penalty @ weights
-        step = np.linalg.solve((design.T * (p * (1 - p))) @ design + penalty, gradient)
-        weights = weights + step
+        p = sigmoid(design @ found)
+        gradient = design.T @ (worth * (won - p)) - penalty @ found
+        step = np.linalg.solve((design.T * (worth * p * (1 - p))) @ design + penalty, gradient)
+        found = found + step
         if np.abs(step).max() < 1e-10:
             break
     else:
         raise ArithmeticError(f"the logistic model of {n} trades did not converge in {_MOST_STEPS} steps")
-    named = [dict(zip(FEATURES, map(float, values), strict=True)) for values in (weights[1:], centre, scale)]
-    return LogisticModel(float(weights[0]), named[0], named[1], named[2], n, wins)
+    named = [dict(zip(FEATURES, map(float, values), strict=True)) for values in (found[1:], centre, scale)]
+    return LogisticModel(float(found[0]), named[0], named[1], named[2], n, wins)
 
 
 def plans(rows: pd.DataFrame, *, reward_risk: float, costs: float, horizon_minutes: int) -> pd.DataFrame:
@@ -106,7 +119,7 @@ def plans(rows: pd.DataFrame, *, reward_risk: float, costs: float, horizon_minut
     """
     price = rows["market_price"].to_numpy(dtype=float, na_value=np.nan)
     atr = rows["atr_14_5m"].to_numpy(dtype=float, na_value=np.nan)
-    risk = np.clip(STOP_ATRS * atr / price, MIN_STOP, MAX_STOP)
+    risk = stop_distance(price, atr)
     reward = reward_risk * (risk + costs) + costs
     levels = {
         "buy_stop": price * (1 - risk),
@@ -117,6 +130,11 @@ def plans(rows: pd.DataFrame, *, reward_risk: float, costs: float, horizon_minut
     return pd.DataFrame({**levels, "horizon_minutes": horizon_minutes}, index=rows.index)
 
 
+def stop_distance(price: Floats, atr: Floats) -> Floats:
+    """How far the stop lies from `price` (USD), as a fraction of it, at a five-minute ATR of `atr` (USD)."""
+    return np.clip(STOP_ATRS * atr / price, MIN_STOP, MAX_STOP)
+
+
 def _inputs(features: pd.DataFrame, sign: float | Floats) -> Floats:
     """FEATURES as seen from a side: odd ones change their sign for a SELL."""
     values = features[list(FEATURES)].to_numpy(dtype=float, na_value=np.nan).copy()
@@ -125,5 +143,6 @@ def _inputs(features: pd.DataFrame, sign: float | Floats) -> Floats:
     return values
 
 
-def _sigmoid(x: Floats) -> Floats:
+def sigmoid(x: Floats) -> Floats:
+    """1 ÷ (1 + e^−x), without overflow."""
     return 0.5 * (1.0 + np.tanh(0.5 * x))
