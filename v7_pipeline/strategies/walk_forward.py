@@ -369,8 +369,9 @@ def decide_frame(
     readable = (price > 0) & np.isfinite(features).all(axis=1) & np.isfinite(p_win) & np.isfinite(edge)
     needed = LEAST_EDGE[terms.mode.name]
     trades = readable & (edge >= needed) & (expected > 0) & (stop > 0) & (target > 0)
-    side = np.full(rows, "HOLD", dtype=object)
-    side[trades & buying], side[trades & ~buying], side[~readable] = "BUY", "SELL", None
+    asked = np.where(buying, "BUY", "SELL").astype(object)
+    asked[~readable] = None
+    side = np.where(trades | ~readable, asked, "HOLD")
     return pd.DataFrame(
         {
             "as_of": frame["as_of"],
@@ -389,7 +390,7 @@ def decide_frame(
             "p_win": np.where(readable, p_win, nan),
             "break_even": np.where(readable, break_even, nan),
             "expected_r": np.where(readable, expected, nan),
-            "side_asked": np.where(readable, np.where(buying, "BUY", "SELL"), None),
+            "side_asked": asked,
         },
         index=frame.index,
     )

@@ -143,7 +143,7 @@ def test_a_mirrored_market_is_traded_the_other_way() -> None:
     one, other = (decisions(bars, at(), terms) for bars in (calm, mirrored(calm)))
     swapped = other["side"].map({"BUY": "SELL", "SELL": "BUY", "HOLD": "HOLD"})
     assert (one["side"] == swapped).mean() > 0.95
-    assert ((one["side"] == other["side"]) & one["side"].isin(("BUY", "SELL"))).mean() < 0.02
+    assert ((one["side"] == other["side"]) & one["side"].isin(("BUY", "SELL"))).mean() < 0.05
 
 
 def test_mirrored_readings_give_the_mirrored_decision_to_the_last_bit() -> None:
