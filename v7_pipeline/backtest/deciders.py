@@ -15,11 +15,12 @@ import pandas as pd
 from v7_pipeline.analyst import rules
 from v7_pipeline.backtest.prepared import Prepared
 from v7_pipeline.settings import Settings
+from v7_pipeline.store import Store
 from v7_pipeline.store.schema import THEORY_NAMES
 from v7_pipeline.theories import bayesian_win_rate
 from v7_pipeline.theories.base import Posterior
 
-__all__ = ["DECIDED", "Decider", "FixedDecider", "RulesDecider", "echoed"]
+__all__ = ["DECIDED", "STRATEGIES", "Decider", "FixedDecider", "RulesDecider", "decider_of", "echoed"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -28,6 +29,35 @@ DECIDED = (
     "status", "side", "confidence", "entry_price", "stop_price", "target_price", "horizon_minutes", "key_theories",
 )  # fmt: skip
 _VOTE, _SCORE = (f"{bayesian_win_rate.NAME}_{part}" for part in ("vote", "score"))
+
+
+#: What can be backtested.
+STRATEGIES = ("v7", "v6")
+
+
+def decider_of(strategy: str, prepared: Prepared, settings: Settings, source: Store) -> Decider:
+    """Who decides for a strategy; `source` has the candles that v6's models are fitted on."""
+    if strategy == "v6":
+        return FixedDecider("v6", "technical", _technical(prepared, settings, source))
+    return RulesDecider(prepared, settings)
+
+
+def _technical(prepared: Prepared, settings: Settings, source: Store) -> pd.DataFrame:
+    """v6's decision of each row of `prepared`."""
+    from v7_pipeline.strategies.walk_forward import Terms, candles_for_model, decisions
+
+    first, last = (prepared.instants[place].to_pydatetime() for place in (0, -1))
+    candles = source.read(
+        "candles",
+        start=candles_for_model(first.date(), settings.gap_minutes),
+        end=last,
+        symbols=prepared.symbols,
+        columns=("symbol", "open_time", "open", "high", "low", "close", "volume"),
+    )
+    found = decisions(candles, prepared.instants, Terms.of(settings))
+    # By symbol and instant there; a scan's symbols lie beside each other here.
+    order = np.arange(prepared.rows).reshape(len(prepared.symbols), -1).T.ravel()
+    return found.iloc[order].reset_index(drop=True)
 
 
 class Decider(Protocol):
@@ -69,7 +99,7 @@ class RulesDecider:
         # One voice alone is never as many as must agree: every theory then says what it says.
         self._echo = len(heard) == 1 and heard[0] != bayesian_win_rate.NAME
         if self._echo:
-            self._readings = echoed(self._readings, heard[0])
+            self._readings, self._weights = echoed(self._readings, heard[0]), None
 
     def possible(self) -> pd.DataFrame:
         """The win rate's voice lies in [−1, 1] and moves the score one way, so its two ends show every trade."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -119,11 +119,19 @@ def replay(
 
 
 def backtest_id(
-    settings: Settings, *, start: datetime, end: datetime, every: timedelta = EVERY, analyst: str = "rules"
+    settings: Settings,
+    *,
+    start: datetime,
+    end: datetime,
+    every: timedelta = EVERY,
+    analyst: str = "rules",
+    strategies: Sequence[str] = ("v7",),
 ) -> str:
     """The run id of this configuration, such as backtest-20231211-5f0c2a9e41d7: the same one has the same id."""
     knobs = settings.model_dump(mode="json", exclude=set(_WITHOUT_EFFECT))
     what = [__version__, knobs, minute(start).isoformat(), minute(end).isoformat(), every.total_seconds(), analyst]
+    if tuple(strategies) != ("v7",):
+        what.append(list(strategies))
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     return f"backtest-{minute(start):%Y%m%d}-{digest[:12]}"
 

@@ -1,70 +1,86 @@
 """A backtest from its configuration to its pages: simulated, compared, reported and written, by one call.
 
-The command and the asset are two ways of calling it; how scans are replayed is replay.py's.
+The command and the asset are two ways of calling it; how scans are simulated is engine.py's, how they are replayed
+one by one replay.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
+from v7_pipeline import __version__
 from v7_pipeline.analyst.base import Analyst
-from v7_pipeline.backtest.comparison import Baseline
-from v7_pipeline.backtest.equity import daily_equity
+from v7_pipeline.backtest.baselines import all_baselines, as_baseline
+from v7_pipeline.backtest.comparison import Baseline, Simulation, Trials
+from v7_pipeline.backtest.deciders import STRATEGIES, decider_of
+from v7_pipeline.backtest.engine import simulate
 from v7_pipeline.backtest.figures import Figures, Material, figures
 from v7_pipeline.backtest.page import write_report
+from v7_pipeline.backtest.prepared import Prepared, prepare
+from v7_pipeline.backtest.random_entry import DRAWS, random_entry, seed_of
 from v7_pipeline.backtest.replay import EVERY, BacktestError, backtest_id, replay
+from v7_pipeline.backtest.stored import keep, readings_of
 from v7_pipeline.backtest.target import material
+from v7_pipeline.backtest.trials import Trial, counting, record_trials, trial_of, trials_on
 from v7_pipeline.backtest.verdict import Verdict, verdict
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store, open_store
-from v7_pipeline.trades import FEE_PRESETS, fee_preset
-from v7_pipeline.trades.pnl import entry_fill, market_exit_fill
+from v7_pipeline.trades import FEE_PRESETS
 
-__all__ = ["Configuration", "Made", "days", "run_backtest"]
+__all__ = ["COMPARED_STAGE", "Configuration", "Made", "days", "run_backtest", "trial_store"]
 
 OnProgress = Callable[[str, int, int], None]
 
-STRATEGIES = ("v7",)
+COMPARED_STAGE = "compared"
 
 
 @dataclass(frozen=True)
 class Configuration:
     """What is backtested: scans at start, start + every, … before `end`. None takes the settings' own.
 
-    `analyst`: rules. `fees`: a preset's name. `command` is told on the page.
+    `strategies`: the first is reported, the others are compared with it. `analyst`: who decides for v7, the rules or
+    one that is handed to `run_backtest`. `fees`: a preset's name. `compare`: whether baselines are simulated too.
+    `command` is told on the page.
     """
 
     start: datetime
     end: datetime
     every: timedelta = EVERY
     symbols: tuple[str, ...] | None = None
-    strategy: str = "v7"
+    strategies: tuple[str, ...] = ("v7",)
     analyst: str = "rules"
     fees: str | None = None
+    compare: bool = True
     command: str = ""
 
     def settings(self, settings: Settings) -> Settings:
         """`settings` with what is configured here; BacktestError where it is unknown."""
-        if self.strategy not in STRATEGIES:
-            raise BacktestError(f"strategy {self.strategy!r} cannot be backtested here; known: {', '.join(STRATEGIES)}")
-        if self.analyst != "rules":
-            raise BacktestError(f"analyst {self.analyst!r} cannot decide here; the rules can")
+        unknown = [name for name in self.strategies if name not in STRATEGIES]
+        if unknown or not self.strategies:
+            raise BacktestError(
+                f"strategy {', '.join(unknown) or 'none'} cannot be backtested; known: {', '.join(STRATEGIES)}"
+            )
         if self.fees is not None and self.fees not in FEE_PRESETS:
             raise BacktestError(f"no fee preset {self.fees!r}; known: {', '.join(FEE_PRESETS)}")
         changes: dict[str, Any] = {"symbols": self.symbols, "fees": self.fees}
         return settings.model_copy(update={name: value for name, value in changes.items() if value})
 
+    @property
+    def span(self) -> dict[str, Any]:
+        return {"start": self.start, "end": self.end, "every": self.every}
+
 
 @dataclass(frozen=True)
 class Made:
-    """A finished backtest: its figures and verdict, and where page, data and store lie."""
+    """A finished backtest: its figures and verdict, and where page, data and store lie.
+
+    `kept`: scans that an earlier, interrupted replay had left. `interrupted`: Ctrl-C ended the comparison early.
+    """
 
     run_id: str
     figures: Figures
@@ -73,7 +89,8 @@ class Made:
     data: Path
     store: Path
     scans: int
-    kept: int
+    kept: int = 0
+    interrupted: bool = False
 
 
 def days(first: str, last: str) -> tuple[datetime, datetime]:
@@ -90,71 +107,138 @@ def days(first: str, last: str) -> tuple[datetime, datetime]:
     return start, end + timedelta(days=1)
 
 
+def trial_store(settings: Settings) -> Store:
+    """The store that counts every simulated configuration; nothing live reads it."""
+    folder = settings.data_dir / "backtest"
+    folder.mkdir(parents=True, exist_ok=True)
+    store = open_store(f"duckdb:{folder / 'trials.duckdb'}", wait_s=settings.store_wait_s)
+    store.migrate(__version__, datetime.now(UTC))
+    return store
+
+
 def run_backtest(
     source: Store,
     settings: Settings,
     configuration: Configuration,
     *,
     analyst: Analyst | None = None,
+    now: datetime | None = None,
     on_progress: OnProgress | None = None,
 ) -> Made:
-    """Replay the configuration over the candles of `source` and write store, page and JSON into the backtest folder.
+    """Backtest the configuration over the candles of `source`; store, page and JSON go into the backtest folder.
 
-    The same configuration has the same id, so it goes on where it stopped, and its pages are written anew. Raises
-    BacktestError with one sentence for what cannot be replayed.
+    With the rules all scans are simulated at once; any other `analyst` is asked scan by scan (`replay`), and goes on
+    where it stopped. The same configuration has the same id and the same bytes; its pages are written anew. Each
+    configuration that is simulated, baselines among them, is counted as a trial. Ctrl-C while baselines are simulated
+    ends the comparison with those that are there. Raises BacktestError with one sentence for what cannot be replayed.
     """
     chosen = configuration.settings(settings)
-    span = {"start": configuration.start, "end": configuration.end, "every": configuration.every}
-    run_id = backtest_id(chosen, **span, analyst=analyst.name if analyst else "rules")  # type: ignore[arg-type]
+    who = analyst.name if analyst else "rules"
+    run_id = backtest_id(chosen, **configuration.span, analyst=who, strategies=configuration.strategies)
     folder = settings.data_dir / "backtest"
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"{run_id}.duckdb"
-    target = open_store(f"duckdb:{place}", wait_s=settings.store_wait_s)
-    try:
-        result = replay(source, target, chosen, **span, analyst=analyst, on_progress=on_progress)  # type: ignore[arg-type]
-        found = figures(_compared(material(target, chosen, command=configuration.command)))
-    finally:
-        target.close()
+    given = prepare(source, chosen, **configuration.span, on_progress=on_progress)
+    kept = 0
+    with closing(open_store(f"duckdb:{place}", wait_s=settings.store_wait_s)) as target:
+        if analyst is None:
+            what = _simulated(source, target, given, chosen, configuration, run_id, on_progress)
+        else:
+            result = replay(source, target, chosen, **configuration.span, analyst=analyst, on_progress=on_progress)
+            kept, what = result.kept, material(target, chosen, command=configuration.command)
+    what, interrupted = _compared(source, given, what, configuration, settings, now or datetime.now(UTC), on_progress)
+    found = figures(what)
     page, data = write_report(found, folder, run_id)
-    return Made(run_id, found, verdict(found), page, data, place, result.scans, result.kept)
+    return Made(run_id, found, verdict(found), page, data, place, len(given.scans), kept, interrupted)
 
 
-def _compared(what: Material) -> Material:
-    """The material with the two baselines that need nothing but candles."""
-    return replace(what, baselines=(*what.baselines, _buy_and_hold(what), _always_hold(what)))
+def _simulated(
+    source: Store,
+    target: Store,
+    given: Prepared,
+    settings: Settings,
+    configuration: Configuration,
+    run_id: str,
+    on_progress: OnProgress | None,
+) -> Material:
+    """The first strategy, simulated and kept in `target`."""
+    strategy = configuration.strategies[0]
+    own = simulate(
+        given, settings, decider=decider_of(strategy, given, settings, source), name=strategy, on_progress=on_progress
+    )
+    readings = readings_of(given, own)
+    keep(target, own, readings, run_id=run_id)
+    return Material(
+        run_id=run_id,
+        code_version=__version__,
+        simulation=own,
+        candles=given.candles,
+        venues=tuple(given.venue.split("+")),
+        every=configuration.every,
+        readings=readings if strategy == "v7" else None,
+        command=configuration.command,
+    )
 
 
-def _always_hold(what: Material) -> Baseline:
-    """Never a trade."""
-    sim = what.simulation
-    first, last = sim.instants[0].to_pydatetime(), sim.instants[-1].to_pydatetime()
-    nothing = sim.outcomes.iloc[:0]
-    equity = daily_equity(nothing, what.candles, first=first, last=last, initial_usd=sim.settings.account_initial_usd)
-    return Baseline("always HOLD", "Never a trade: it earns and loses nothing.", nothing, equity)
+def _compared(
+    source: Store,
+    given: Prepared,
+    what: Material,
+    configuration: Configuration,
+    settings: Settings,
+    now: datetime,
+    on_progress: OnProgress | None,
+) -> tuple[Material, bool]:
+    """The material with baselines, random entries and the count of trials, and whether Ctrl-C cut them short."""
+    own, run_id = what.simulation, what.run_id
+    venue, first, last = given.venue, own.instants[0].to_pydatetime(), own.instants[-1].to_pydatetime()
+    strategy = configuration.strategies[0]
+    analyst = "technical" if strategy == "v6" else configuration.analyst
+    mine = trial_of(own, venue=venue, strategy=strategy, analyst=analyst)
+    found: list[Baseline] = []
+    done = False
+    with closing(trial_store(settings)) as counted:
+
+        def record(trial: Trial) -> None:
+            record_trials(counted, [trial], run_id=run_id, now=now)
+
+        record(mine)
+        with suppress(KeyboardInterrupt):
+            found += _others(source, given, own, configuration, record)
+            if configuration.compare:
+                found += all_baselines(_rules(given, record), own, given.candles, on_progress=on_progress)
+            done = True
+        trials: Trials = trials_on(counted, first=first, last=last, venue=venue, chosen=mine.trial_id)
+    chance = random_entry(own, given.candles, seed=seed_of(run_id), draws=DRAWS) if done else None
+    return replace(what, baselines=tuple(found), random_entry=chance, trials=trials), not done
 
 
-def _buy_and_hold(what: Material) -> Baseline:
-    """An equal share of the account in each symbol, from the span's first open to its last close, fees taken."""
-    sim = what.simulation
-    first, last = sim.instants[0].to_pydatetime(), sim.instants[-1].to_pydatetime()
-    settings, inside = sim.settings, what.candles
-    inside = inside[(inside["open_time"] >= first) & (inside["open_time"] < last)]
-    grouped = inside.sort_values("open_time").groupby("symbol", as_index=False)
-    ends = grouped.agg(
-        entry_time=("open_time", "first"), exit_time=("open_time", "last"), bought=("open", "first"),
-        sold=("close", "last"),
-    )  # fmt: skip
-    entry = entry_fill(ends["bought"], 1.0, settings.slippage)
-    exit_ = market_exit_fill(ends["sold"], 1.0, settings.slippage)
-    quantity = settings.account_initial_usd / max(len(ends), 1) / entry
-    rate = fee_preset(settings.fees).rate_per_side
-    fees = rate * quantity * (entry + exit_)
-    pnl = quantity * (exit_ - entry) - fees
-    trades = ends.assign(
-        signal_id="hold-" + ends["symbol"], side="BUY", entry_price=entry, exit_price=exit_, quantity=quantity,
-        fee_preset=settings.fees, net_return=pnl / (quantity * entry), r_multiple=np.nan, pnl_usd=pnl,
-        outcome=pd.Series(np.where(pnl > 0, "win", "loss"), index=ends.index, dtype=object),
-    )  # fmt: skip
-    equity = daily_equity(trades, what.candles, first=first, last=last, initial_usd=settings.account_initial_usd)
-    meaning = "An equal share of all the money in each symbol, bought at the first open and sold at the last close."
-    return Baseline("buy and hold", meaning, trades, equity)
+def _rules(given: Prepared, record: Callable[[Trial], None]) -> Any:
+    """v7 with the rules and any weights, on the same candles and readings, counted as a trial."""
+
+    def one(settings: Settings, weights: Mapping[str, float] | None, name: str) -> Simulation:
+        return simulate(given, settings, weights=weights, name=name)
+
+    return counting(one, record, venue=given.venue)
+
+
+def _others(
+    source: Store, given: Prepared, own: Simulation, configuration: Configuration, record: Callable[[Trial], None]
+) -> list[Baseline]:
+    """The other strategies over the same span."""
+    found = []
+    for strategy in configuration.strategies[1:]:
+        settings = own.settings
+        other = simulate(given, settings, decider=decider_of(strategy, given, settings, source), name=strategy)
+        analyst = "technical" if strategy == "v6" else "rules"
+        record(trial_of(other, venue=given.venue, strategy=strategy, analyst=analyst))
+        found.append(as_baseline(other, _MEANING[strategy], given.candles))
+    return found
+
+
+_MEANING = {
+    "v7": "Ten theories, combined by the rules, with the same gates and fees.",
+    "v6": "Technical indicators and a logistic model fitted anew each midnight on what had closed by then, with the "
+    "same gates and fees.",
+    "ensemble": "The confidence-weighted vote of v7 and v6, each mapped to the win rate that it had earned by then.",
+}

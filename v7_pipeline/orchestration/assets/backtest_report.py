@@ -29,7 +29,7 @@ class BacktestConfig(dg.Config):
     first: str = Field("", alias="from", description="First UTC day, such as 2023-12-01; empty: yesterday.")
     to: str = Field("", description="Last UTC day, included; empty: the first one.")
     symbols: list[str] = Field([], description="Products; empty: V7_SYMBOLS.")
-    strategy: str = Field("v7", description="v7.")
+    strategy: str = Field("v7", description="v7 or v6; several, by comma: the first is reported, the others beside it.")
     analyst: str = Field("rules", description="Who decides: rules.")
     fees: str = Field("", description="A fee preset, such as ftmo-crypto; empty: V7_FEES.")
     every_minutes: int = Field(2, ge=1, description="min; between two scans.")
@@ -72,7 +72,7 @@ def _configuration(config: BacktestConfig, runtime: Runtime) -> "Configuration":
         end=end,
         every=timedelta(minutes=config.every_minutes),
         symbols=tuple(config.symbols) or None,
-        strategy=config.strategy,
+        strategies=tuple(config.strategy.split(",")),
         analyst=config.analyst,
         fees=config.fees or None,
         command=f"Dagster's job backtest, from: {first}, to: {config.to or first}, "
