@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 DRAWS = 1000
-MINUTE = pd.Timedelta(minutes=1)
+MINUTE, US = pd.Timedelta(minutes=1), pd.Timedelta(microseconds=1)
 # Moved trades that are labelled at once: some 300 MB with their frames.
 AT_ONCE = 200_000
 _CANDLES = ["symbol", "open_time", "open", "high", "low", "close"]
@@ -60,7 +60,13 @@ def percentile(own: float, others: npt.ArrayLike) -> float:
 
 
 def random_entry(
-    simulation: Simulation, candles: pd.DataFrame, *, seed: int, draws: int = DRAWS, at_once: int = AT_ONCE
+    simulation: Simulation,
+    candles: pd.DataFrame,
+    *,
+    seed: int,
+    draws: int = DRAWS,
+    together: bool = False,
+    at_once: int = AT_ONCE,
 ) -> RandomEntry | None:
     """The strategy's closed paper trades against `draws` sets of as many at random; None where it closed none.
 
@@ -69,14 +75,19 @@ def random_entry(
     in fractions of the price, its time stop and its notional, and so its risk in USD. Only instants from which the
     time stop still lies within the span are drawn, whatever came of them. Fills, fees and slippage are those of every
     outcome; no gate is asked, so that random trades may overlap. `seed` and the trade's signal_id decide its instants:
-    they are the same alone and among other trades. BacktestError where a trade has no instant to be moved to.
+    they are the same alone and among other trades.
+
+    `together`: in each draw all trades are moved by one time instead, round the span's end to its beginning, each to
+    the next instant that it could be drawn at. What a strategy enters at once stays together then: where trades come in
+    clusters, independent draws scatter less than the strategy does, and their percentile is too sure of itself.
+    BacktestError where a trade has no instant to be moved to.
     """
     paper = simulation.paper
     if paper.empty:
         return None
     r, usd = np.zeros(draws), np.zeros(draws)
     of_symbol: dict[str, tuple[Floats, Floats]] = {}
-    for moved in moved_trades(simulation, candles, seed=seed, draws=draws, at_once=at_once):
+    for moved in moved_trades(simulation, candles, seed=seed, draws=draws, together=together, at_once=at_once):
         # Trade by trade, so that the sums' bits do not depend on how many are labelled at once.
         sums = of_symbol.setdefault(moved.symbol, (np.zeros(draws), np.zeros(draws)))
         for place in range(len(moved.trades)):
@@ -101,13 +112,20 @@ def random_entry(
 
 
 def moved_trades(
-    simulation: Simulation, candles: pd.DataFrame, *, seed: int, draws: int = DRAWS, at_once: int = AT_ONCE
+    simulation: Simulation,
+    candles: pd.DataFrame,
+    *,
+    seed: int,
+    draws: int = DRAWS,
+    together: bool = False,
+    at_once: int = AT_ONCE,
 ) -> Iterator[Moved]:
     """What `random_entry` sums, symbol by symbol, some `at_once` moved trades at a time."""
     if draws < 1:
         raise BacktestError(f"{draws} draws compare with nothing; give 1 or more, such as {DRAWS}")
     until = simulation.instants[-1]
     plans = _plans(simulation)
+    draw = _Shifts.of(simulation, seed, draws) if together else _Draws(seed, draws)
     for symbol in sorted(set(plans["symbol"])):
         own = plans[plans["symbol"] == symbol].sort_values("signal_id", ignore_index=True)
         path = candles.loc[(candles["symbol"] == symbol) & (candles["open_time"] + MINUTE <= until), _CANDLES]
@@ -115,9 +133,9 @@ def moved_trades(
         instants = _Instants.of(simulation, symbol, path)
         step = max(1, at_once // draws)
         for first in range(0, len(own), step):
-            yield _moved(
-                symbol, own.iloc[first : first + step], instants, path, until, simulation.settings, seed, draws
-            )
+            part = own.iloc[first : first + step]
+            places = np.stack([draw(trade, instants) for trade in part.to_dict("records")])
+            yield _moved(symbol, part, instants, places, path, until, simulation.settings)
 
 
 @dataclass(frozen=True)
@@ -147,13 +165,14 @@ def _moved(
     symbol: str,
     own: pd.DataFrame,
     instants: _Instants,
+    places: Ints,
     path: pd.DataFrame,
     until: pd.Timestamp,
     settings: Settings,
-    seed: int,
-    draws: int,
 ) -> Moved:
-    places = np.concatenate([_drawn(trade, instants, seed, draws) for trade in own.to_dict("records")])
+    """Trades of one symbol at `places` (trades × draws) among its instants, labelled all at once."""
+    shape, draws = places.shape, places.shape[1]
+    places = places.ravel()
     price = instants.price[places]
 
     def repeated(column: str) -> Any:
@@ -179,7 +198,6 @@ def _moved(
         slippage=settings.slippage,
         breakeven_band_r=settings.breakeven_band_r,
     )
-    shape = (len(own), draws)
     return Moved(
         symbol,
         tuple(own["signal_id"]),
@@ -190,28 +208,63 @@ def _moved(
     )
 
 
-def _drawn(trade: Mapping[str, Any], instants: _Instants, seed: int, draws: int) -> Ints:
-    """Places among `instants` for one trade's draws, by a stream of its own."""
+@dataclass(frozen=True)
+class _Draws:
+    """Each draw of each trade by itself, from a stream of the trade's own."""
+
+    seed: int
+    draws: int
+
+    def __call__(self, trade: Mapping[str, Any], instants: _Instants) -> Ints:
+        usable = _usable(trade, instants)
+        words = np.frombuffer(hashlib.sha256(str(trade["signal_id"]).encode()).digest(), dtype=">u4")
+        rng = np.random.default_rng([self.seed, *words.tolist()])
+        return np.asarray(usable[rng.integers(0, len(usable), self.draws)])
+
+
+@dataclass(frozen=True)
+class _Shifts:
+    """Each draw one time by which all trades are moved: µs, from the seed alone, within the span."""
+
+    by: Ints
+    length: int
+
+    @classmethod
+    def of(cls, simulation: Simulation, seed: int, draws: int) -> _Shifts:
+        instants = simulation.instants
+        step = np.diff(_microseconds(instants.to_series())).min() if len(instants) > 1 else MINUTE // US
+        return cls(np.random.default_rng([seed]).integers(1, max(len(instants), 2), draws) * step, len(instants) * step)
+
+    def __call__(self, trade: Mapping[str, Any], instants: _Instants) -> Ints:
+        usable = _usable(trade, instants)
+        at = instants.at[usable]
+        moved = at[0] + (trade["as_of_us"] - at[0] + self.by) % self.length
+        return np.asarray(usable[np.searchsorted(at, moved) % len(usable)])
+
+
+def _usable(trade: Mapping[str, Any], instants: _Instants) -> Ints:
+    """Places of the instants from which the trade's time stop still lies within the span."""
     usable = np.flatnonzero(instants.room >= trade["horizon_minutes"])
     if not len(usable):
         raise BacktestError(
             f"{trade['signal_id']} cannot be moved: no instant of the span lies {trade['horizon_minutes']:.0f} min "
             "before its end; backtest a longer span, or a shorter V7_HORIZON_MINUTES"
         )
-    words = np.frombuffer(hashlib.sha256(str(trade["signal_id"]).encode()).digest(), dtype=">u4")
-    rng = np.random.default_rng([seed, *words.tolist()])
-    return np.asarray(usable[rng.integers(0, len(usable), draws)])
+    return usable
 
 
 def _plans(simulation: Simulation) -> pd.DataFrame:
     """The closed paper trades' plans as fractions of their planned entry, and their notional there in USD."""
     planned = simulation.signals[["signal_id", "entry_price", "stop_price", "target_price", "horizon_minutes"]]
-    rows = simulation.paper[["signal_id", "symbol", "strategy", "side", "quantity"]].merge(planned, on="signal_id")
+    rows = simulation.paper[["signal_id", "as_of", "symbol", "strategy", "side", "quantity"]].merge(
+        planned, on="signal_id"
+    )
     entry = rows["entry_price"].to_numpy(float)
     horizon = rows["horizon_minutes"].astype("float64").fillna(simulation.settings.horizon_minutes)
     return rows.assign(
         stop=rows["stop_price"].to_numpy(float) / entry,
         target=rows["target_price"].to_numpy(float) / entry,
+        as_of_us=_microseconds(rows["as_of"]),
         notional=rows["quantity"].to_numpy(float) * entry,
         horizon_minutes=horizon.astype("int64"),
     )

@@ -144,6 +144,37 @@ def test_a_strategy_that_is_a_random_draw_itself_has_any_percentile_alike() -> N
     assert np.mean(np.array(places) < 0.05) < 0.12 and np.mean(np.array(places) > 0.95) < 0.12
 
 
+def test_moved_together_trades_keep_their_distances_and_symbols_alone_are_symbols_together(
+    own: Simulation, candles: pd.DataFrame
+) -> None:
+    moved = {part.symbol: part for part in moved_trades(own, candles, seed=3, draws=200, together=True)}
+    apart = (moved["SOL-USD"].entry_time[1] - moved["SOL-USD"].entry_time[0]) / 60e6
+    assert (apart == 2).mean() > 0.98  # but where one of them comes round the end
+    between = (moved["ETH-USD"].entry_time[0] - moved["BTC-USD"].entry_time[0]) / 60e6
+    assert (np.abs(between - 580) < 1e-9).mean() > 0.85
+    assert len(np.unique(moved["SOL-USD"].entry_time[0])) > 180
+    alone = candles[candles["symbol"] == "SOL-USD"]
+    entries = [entry for entry in ENTRIES if entry[0] == "SOL-USD"]
+    (part,) = moved_trades(strategy(alone, entries, own.settings), alone, seed=3, draws=200, together=True)
+    assert (part.pnl_usd == moved["SOL-USD"].pnl_usd).all()
+
+
+def test_where_trades_come_in_clusters_only_those_moved_together_are_as_uncertain() -> None:
+    """Ten trades at neighbouring instants are one bet: independent draws take them for ten."""
+    settings = settings_of(symbols=("BTC-USD",))
+    path = walk("BTC-USD", 1440, seed=9)
+    beyond = {False: 0, True: 0}
+    rng = np.random.default_rng(5)
+    for trial in range(60):
+        at = int(rng.integers(0, 680))
+        own = strategy(path, [("BTC-USD", at + k, "BUY") for k in range(10)], settings)
+        for together in beyond:
+            found = random_entry(own, path, seed=trial, draws=99, together=together)
+            assert found is not None
+            beyond[together] += abs(found.percentile_mean_r - 0.5) > 0.45
+    assert beyond[False] > 25 and beyond[True] < 12  # of 60, of which 6 are expected by chance
+
+
 def test_no_trade_has_no_percentile_and_a_span_without_room_is_refused(candles: pd.DataFrame) -> None:
     assert random_entry(strategy(candles, [], settings_of()), candles, seed=1) is None
     short = candles[candles["open_time"] < pd.Timestamp(FIRST) + pd.Timedelta(minutes=50)]
