@@ -146,6 +146,21 @@ def test_equity_books_a_close_on_its_day_and_marks_what_is_open(candles: pd.Data
     assert daily_equity(paper, garbled, **span)["equity_usd"].iloc[0] == equity.iloc[0]
 
 
+def test_what_is_left_in_the_day_s_first_candle_is_still_open_at_midnight() -> None:
+    path = walk("BTC-USD", 2880, seed=1)
+    midnight = pd.Timestamp(FIRST) + pd.Timedelta(days=1)
+    trade = {"symbol": "BTC-USD", "side": "BUY", "entry_time": midnight - pd.Timedelta(minutes=30), "entry_price": 90.0}
+    pnl = []
+    for minutes in (-1, 0):
+        closed = pd.DataFrame(
+            [{**trade, "exit_time": midnight + pd.Timedelta(minutes=minutes), "quantity": 1.0, "pnl_usd": 7.0}]
+        )
+        equity = daily_equity(closed, path, **SPAN, initial_usd=0.0, fee_rate=0.0)["equity_usd"]
+        pnl.append(equity.iloc[0])
+        assert equity.iloc[1] == 7.0
+    assert pnl == [7.0, path["close"].iloc[1439] - 90.0]
+
+
 def test_every_baseline_is_made_once_and_counted(candles: pd.DataFrame) -> None:
     simulate, told = Asked(candles), []
     settings = settings_of()

@@ -129,6 +129,10 @@ def test_trials_whose_span_overlaps_count_and_no_others(own: Simulation, store: 
     assert found.daily["other"].notna().tolist() == [True, False, False, False]
     sharpes = dict(zip(found.names, trial_sharpes(found), strict=True))
     assert sharpes[found.chosen] == pytest.approx(trial.sharpe_daily) and np.isnan(sharpes["other"])
+    touching = {"first": trial.last, "last": trial.last + timedelta(hours=1), "venue": VENUE}
+    assert trials_on(store, chosen=trial.trial_id, **touching).count == 3  # a shared instant is a look
+    before = {"first": trial.first - timedelta(hours=1), "last": trial.first, "venue": VENUE}
+    assert trials_on(store, chosen=trial.trial_id, **before).count == 3
     with pytest.raises(BacktestError, match="has no trial nobody on coinbase-exchange candles"):
         trials_on(store, chosen="nobody", **span)
 
