@@ -11,8 +11,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -22,9 +23,19 @@ from v7_pipeline.backtest.comparison import Simulation
 from v7_pipeline.backtest.replay import BacktestError, backtest_id
 from v7_pipeline.backtest.trials import Trial, trial_of
 from v7_pipeline.settings import Settings, load_settings, without_secrets
+from v7_pipeline.store import Store, open_store
 from v7_pipeline.store.schema import THEORY_NAMES
 
-__all__ = ["SWEEP_STAGE", "Configuration", "Sweep", "Tried", "configurations", "parse_sweep", "run_sweep"]
+__all__ = [
+    "SWEEP_STAGE",
+    "Configuration",
+    "Sweep",
+    "Tried",
+    "configurations",
+    "parse_sweep",
+    "run_configuration",
+    "run_sweep",
+]
 
 SWEEP_STAGE = "sweep"
 WEIGHT = "weight."
@@ -203,7 +214,7 @@ def run_sweep(
     """Simulate every configuration, some at once, and hand each trial to `record` as soon as it is there.
 
     `runner` is a function of a module (it is found by name in the other processes), by default
-    engine.run_configuration; `workers` is the number of processes, by default one a core; 1 stays in this one. One that
+    run_configuration; `workers` is the number of processes, by default one a core; 1 stays in this one. One that
     fails is told in the result, and the others go on. Ctrl-C ends what is running and keeps what is done.
     on_progress(stage, done, total) counts configurations, failed ones among them. BacktestError where two have one
     name.
@@ -269,7 +280,7 @@ def _deaf_to_ctrl_c() -> None:
 def _try(configuration: Configuration, runner: Runner | None) -> Tried | str:
     """The trial of one configuration, or why there is none. Only what is small goes back to who asked."""
     try:
-        simulation = (runner or _engine())(configuration)
+        simulation = (runner or run_configuration)(configuration)
         trial = trial_of(
             simulation,
             venue=configuration.venue,
@@ -282,9 +293,45 @@ def _try(configuration: Configuration, runner: Runner | None) -> Tried | str:
     return Tried(configuration, trial, simulation.paper)
 
 
-def _engine() -> Runner:
-    import importlib
+# --- the engine's part ----------------------------------------------------------------------
 
-    engine = importlib.import_module("v7_pipeline.backtest.engine")
-    runner: Runner = engine.run_configuration
-    return runner
+_prepared: dict[tuple[Any, ...], Any] = {}
+
+
+def run_configuration(configuration: Configuration) -> Simulation:
+    """The simulation of one configuration over the candles of its source; what scans know is prepared once a process.
+
+    BacktestError where the candles are of another venue than the configuration says.
+    """
+    from v7_pipeline.backtest.deciders import RulesDecider, decider_of
+    from v7_pipeline.backtest.engine import simulate
+
+    settings = configuration.settings
+    with closing(open_store(configuration.source, wait_s=settings.store_wait_s)) as source:
+        given = _given(configuration, settings, source)
+        if given.venue != configuration.venue:
+            raise BacktestError(
+                f"the candles of {configuration.source} are of {given.venue}, not of {configuration.venue}; a trial is "
+                "counted among those of its own venue"
+            )
+        rules = configuration.strategy == "v7"
+        decider = (
+            RulesDecider(given, settings, configuration.weights)
+            if rules
+            else decider_of(configuration.strategy, given, settings, source)
+        )
+    return simulate(given, settings, decider=decider, name=configuration.name)
+
+
+def _given(configuration: Configuration, settings: Settings, source: Store) -> Any:
+    """What scans know, kept until a configuration needs something else: readings take longer than decisions."""
+    from v7_pipeline.backtest.prepared import prepare
+
+    # All that readings depend on besides the candles.
+    knobs = (tuple(settings.symbols), settings.gap_minutes, settings.min_observed_share)
+    start, end, every = configuration.start, configuration.end, timedelta(minutes=configuration.every_minutes)
+    key = (configuration.source, start, end, every, *knobs)
+    if key not in _prepared:
+        _prepared.clear()
+        _prepared[key] = prepare(source, settings, start=start, end=end, every=every)
+    return _prepared[key]

@@ -149,16 +149,19 @@ def test_equity_books_a_close_on_its_day_and_marks_what_is_open(candles: pd.Data
 def test_what_is_left_in_the_day_s_first_candle_is_still_open_at_midnight() -> None:
     path = walk("BTC-USD", 2880, seed=1)
     midnight = pd.Timestamp(FIRST) + pd.Timedelta(days=1)
-    trade = {"symbol": "BTC-USD", "side": "BUY", "entry_time": midnight - pd.Timedelta(minutes=30), "entry_price": 90.0}
+    trade = {"symbol": "BTC-USD", "side": "BUY", "entry_price": 90.0, "quantity": 1.0, "exit_price": 97.0}
     pnl = []
     for minutes in (-1, 0):
-        closed = pd.DataFrame(
-            [{**trade, "exit_time": midnight + pd.Timedelta(minutes=minutes), "quantity": 1.0, "pnl_usd": 7.0}]
-        )
-        equity = daily_equity(closed, path, **SPAN, initial_usd=0.0, fee_rate=0.0)["equity_usd"]
+        times = {
+            "entry_time": midnight - pd.Timedelta(minutes=30),
+            "exit_time": midnight + minutes * pd.Timedelta(minutes=1),
+        }
+        closed = pd.DataFrame([{**trade, **times, "pnl_usd": 7.0, "fee_preset": "none"}])
+        span = {"first": FIRST, "last": FIRST + timedelta(days=2)}
+        equity = daily_equity(closed, path, **span, initial_usd=0.0)["equity_usd"]
         pnl.append(equity.iloc[0])
-        assert equity.iloc[1] == 7.0
-    assert pnl == [7.0, path["close"].iloc[1439] - 90.0]
+        assert equity.iloc[1] == pytest.approx(7.0)
+    assert pnl == pytest.approx([7.0, path["close"].iloc[1439] - 90.0])
 
 
 def test_every_baseline_is_made_once_and_counted(candles: pd.DataFrame) -> None:

@@ -14,15 +14,17 @@ import pytest
 from pydantic import SecretStr
 
 from v7_pipeline import __version__
-from v7_pipeline.backtest import BacktestError
+from v7_pipeline.backtest import BacktestError, sweep
 from v7_pipeline.backtest.sweep import Configuration, configurations, parse_sweep, run_sweep
 from v7_pipeline.backtest.trials import Trial, record_trials
 from v7_pipeline.backtest.validation import cross_validate, grid_of
 from v7_pipeline.store import open_store
 from v7_pipeline.store.schema import THEORY_NAMES
+from v7_pipeline_tests.backtest.markets import recorded, source_of
 from v7_pipeline_tests.backtest.runners import run_small
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
+DAY = timedelta(days=1)
 SPAN: dict[str, Any] = {
     "source": "duckdb:candles.duckdb", "venue": "coinbase-exchange", "start": START, "end": START + timedelta(days=1)
 }  # fmt: skip
@@ -161,6 +163,40 @@ def test_in_one_process_a_failure_ends_nothing_and_every_other_one_is_recorded(
     assert found.failed == {"broken": "ValueError: postgres://me:…@host has no candles"}
     few, many = found.tried[1].trial.n_trades, found.tried[0].trial.n_trades
     assert 0 < few < many
+
+
+@pytest.fixture(scope="module")
+def two_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place: Path = tmp_path_factory.mktemp("recorded") / "candles.duckdb"
+    source_of(place, recorded(datetime(2023, 12, 11, tzinfo=UTC), 2))
+    return place
+
+
+@pytest.mark.slow
+def test_recordings_are_swept_by_the_engine_and_readings_are_made_once(
+    two_days: Path, make_settings: Callable[..., Any]
+) -> None:
+    start = datetime(2023, 12, 11, tzinfo=UTC)
+    base = make_settings(aggressive=True)
+    real = {"source": f"duckdb:{two_days}", "venue": "coinbase-exchange", "start": start, "end": start + 2 * DAY}
+    chosen = configurations(
+        parse_sweep(["horizon_minutes=60,240;weight.price_momentum=0,1"], base), base, every_minutes=10, **real
+    )
+    found = run_sweep(chosen, record=lambda trial: None, workers=1)
+    assert not found.failed and len(found.tried) == 4
+    trials = {one.configuration.name: one.trial for one in found.tried}
+    assert all(trial.n_trades > 0 for trial in trials.values())
+    assert len({trial.trial_id for trial in trials.values()}) == 4
+    longest = {one.configuration.name: one.trades["holding_minutes"].max() for one in found.tried}
+    assert longest["v7 horizon_minutes=60 weight.price_momentum=1"] <= 60
+    assert longest["v7 horizon_minutes=240 weight.price_momentum=1"] > 60
+    assert len(sweep._prepared) == 1
+    # Weights of 1 for all are v7's own: the same trades as without any.
+    (plain,) = configurations({}, base, every_minutes=10, **real)
+    own = run_sweep([plain], record=lambda trial: None).tried[0]
+    assert own.trial.trial_id == trials["v7 horizon_minutes=240 weight.price_momentum=1"].trial_id
+    elsewhere = run_sweep([replace(plain, venue="sandbox")], record=lambda trial: None)
+    assert "are of coinbase-exchange, not of sandbox" in elsewhere.failed["v7"]
 
 
 def test_two_of_one_name_are_refused(swept: Callable[..., list[Configuration]]) -> None:
