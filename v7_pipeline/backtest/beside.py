@@ -6,9 +6,11 @@ QuantStats is a library of the developers; where it is not installed there is no
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import isfinite, nan
+from typing import Any
 
 import pandas as pd
 
@@ -71,16 +73,26 @@ def quantstats_of(returns: pd.Series) -> dict[str, float]:
         warnings.simplefilter("ignore")
         import quantstats.stats as qs
 
-        told = {
-            "total_return": qs.comp(returns),
-            "annual_return": qs.cagr(returns, periods=DAYS_A_YEAR),
-            "volatility": qs.volatility(returns, periods=DAYS_A_YEAR),
-            "sharpe": qs.sharpe(returns, periods=DAYS_A_YEAR),
-            "sortino": qs.sortino(returns, periods=DAYS_A_YEAR),
-            "max_drawdown": qs.max_drawdown(returns),
-            "calmar": qs.calmar(returns, periods=DAYS_A_YEAR),
-            "cvar_95": -qs.conditional_value_at_risk(returns, method="historical"),
-            "var_95": -qs.value_at_risk(returns),
-            "psr": qs.probabilistic_sharpe_ratio(returns),
+        year = DAYS_A_YEAR
+        asked: dict[str, Callable[[], Any]] = {
+            "total_return": lambda: qs.comp(returns),
+            "annual_return": lambda: qs.cagr(returns, periods=year),
+            "volatility": lambda: qs.volatility(returns, periods=year),
+            "sharpe": lambda: qs.sharpe(returns, periods=year),
+            "sortino": lambda: qs.sortino(returns, periods=year),
+            "max_drawdown": lambda: qs.max_drawdown(returns),
+            "calmar": lambda: qs.calmar(returns, periods=year),
+            "cvar_95": lambda: -qs.conditional_value_at_risk(returns, method="historical"),
+            "var_95": lambda: -qs.value_at_risk(returns),
+            "psr": lambda: qs.probabilistic_sharpe_ratio(returns),
         }
-    return {name: float(value) if isfinite(float(value)) else nan for name, value in told.items()}
+        return {name: _told(ask) for name, ask in asked.items()}
+
+
+def _told(ask: Callable[[], Any]) -> float:
+    """What it answers; NaN where it divides by zero or answers with something that is not finite."""
+    try:
+        value = float(ask())
+    except ZeroDivisionError:
+        return nan
+    return value if isfinite(value) else nan

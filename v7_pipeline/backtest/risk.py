@@ -5,7 +5,7 @@ Arrays in, figures out. Days are UTC and there are 365 of them a year: crypto tr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, nan
 
 import numpy as np
@@ -23,6 +23,7 @@ DAYS_A_YEAR = 365
 MIN_DAYS = 20
 RESAMPLES = 2000
 _TAIL = 0.05
+_YEARLY = ("annual_return", "calmar")
 
 #: Name, words and unit of each figure of daily returns.
 METRICS: tuple[tuple[str, str, str], ...] = (
@@ -121,10 +122,12 @@ def risk_items(returns: npt.ArrayLike) -> tuple[Item, ...]:
     x = np.asarray(returns, dtype=np.float64)
     own, places = risk_metrics(x), draws(len(x))
     drawn = risk_metrics(x[places]) if len(places) else {}
-    return tuple(
+    items = (
         item_of(name, label, unit, float(own[name][0]), drawn.get(name), n=len(x), note=_why(name, x))
         for name, label, unit in METRICS
     )
+    stretched = f"{len(x)} days stretched to a year" if len(x) < DAYS_A_YEAR else ""
+    return tuple(replace(item, note=stretched) if item.name in _YEARLY and item.known else item for item in items)
 
 
 def item_of(name: str, label: str, unit: str, value: float, drawn: Floats | None, *, n: int, note: str = "") -> Item:

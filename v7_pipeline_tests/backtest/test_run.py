@@ -1,0 +1,102 @@
+"""One call from a configuration to its page: where everything lies, what it refuses, and that it goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from v7_pipeline.backtest import BacktestError
+from v7_pipeline.backtest.figures import figures
+from v7_pipeline.backtest.run import Configuration, Made, _compared, days, run_backtest
+from v7_pipeline.settings import Settings
+from v7_pipeline.store import Store
+from v7_pipeline_tests.backtest.conftest import END, START, SYMBOLS, holding, settings_of, simulated
+from v7_pipeline_tests.backtest.worlds import material_of
+
+CONFIGURATION = Configuration(START, END, timedelta(minutes=4), command="test")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def settings(home: Path) -> Settings:
+    return settings_of(home=home / "home")
+
+
+@pytest.fixture(scope="module")
+def source(home: Path) -> Store:
+    return holding(home / "source.duckdb", simulated())
+
+
+@pytest.fixture(scope="module")
+def made(source: Store, settings: Settings) -> Made:
+    return run_backtest(source, settings, CONFIGURATION)
+
+
+def test_store_page_and_data_lie_in_the_backtest_folder_under_the_run_s_id(made: Made, settings: Settings) -> None:
+    folder = settings.data_dir / "backtest"
+    assert {path.parent for path in (made.page, made.data, made.store)} == {folder}
+    assert {path.stem for path in (made.page, made.data, made.store)} == {made.run_id}
+    assert "DEMO" in made.page.read_text(encoding="utf-8")
+    told = json.loads(made.data.read_text(encoding="utf-8"))
+    assert (told["run_id"], told["command"], told["every_minutes"]) == (made.run_id, "test", 4)
+    assert made.verdict.headline == told["verdict"]["headline"] and made.scans == 4
+
+
+def test_the_plain_baselines_are_always_there(made: Made) -> None:
+    hold, nothing = made.figures.rivals
+    assert (hold.name, nothing.name) == ("buy and hold", "always HOLD")
+    assert nothing.items["total_return"].value == 0 and hold.items["total_return"].value != 0
+    assert hold.items["win_rate"].n == len(SYMBOLS)
+
+
+def test_buy_and_hold_is_the_account_in_equal_shares_after_fees() -> None:
+    given = material_of(3, baselines=(), readings=None, random_entry=None, trials=None)
+    hold = figures(_compared(given)).rivals[0]
+    inside = given.candles[given.candles["open_time"] < given.simulation.instants[-1]]
+    returns = []
+    for _, rows in inside.groupby("symbol"):
+        bought, sold = rows["open"].iloc[0] * 1.0001, rows["close"].iloc[-1] * 0.9999
+        returns.append((sold - bought) / bought - 0.000325 * (bought + sold) / bought)
+    assert hold.items["total_return"].value == pytest.approx(sum(returns) / len(returns), abs=1e-9)
+    assert hold.items["total_pnl"].value == pytest.approx(sum(returns) / len(returns) * 100_000)
+
+
+def test_made_again_it_keeps_its_scans_and_its_bytes(made: Made, source: Store, settings: Settings) -> None:
+    before = made.page.read_bytes(), made.data.read_bytes()
+    again = run_backtest(source, settings, CONFIGURATION)
+    assert (again.run_id, again.kept, again.scans) == (made.run_id, 4, 4)
+    assert (again.page.read_bytes(), again.data.read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"strategy": "v8"}, "strategy 'v8' cannot be backtested"),
+        ({"analyst": "oracle"}, "analyst 'oracle' cannot decide"),
+        ({"fees": "free"}, "no fee preset 'free'; known: ftmo-crypto"),
+        ({"symbols": ("DOGE-USD",)}, "no candles of DOGE-USD"),
+        ({"end": START}, "has no scan"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused_in_one_sentence(
+    source: Store, settings: Settings, changes: dict[str, object], says: str
+) -> None:
+    with pytest.raises(BacktestError, match=says) as told:
+        run_backtest(source, settings, replace(CONFIGURATION, **changes))  # type: ignore[arg-type]
+    assert "\n" not in str(told.value)
+
+
+def test_days_are_whole_and_both_included() -> None:
+    assert days("2023-12-11", "2023-12-12") == (datetime(2023, 12, 11, tzinfo=UTC), datetime(2023, 12, 13, tzinfo=UTC))
+    with pytest.raises(BacktestError, match="'December' is no day; write it as 2023-12-11"):
+        days("December", "2023-12-12")
+    with pytest.raises(BacktestError, match="give a later end"):
+        days("2023-12-12", "2023-12-11")
