@@ -13,18 +13,20 @@ import pandas as pd
 import pytest
 
 from v7_pipeline import __version__
-from v7_pipeline.backtest import BacktestResult, replay
+from v7_pipeline.backtest import BacktestResult, Figures, Material, figures, replay
 from v7_pipeline.sandbox.simulator import simulate
 from v7_pipeline.scan.candles import HISTORY
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store, conform, open_store
 from v7_pipeline.store.schema import TABLES
+from v7_pipeline_tests.backtest.worlds import material_of
 
 START = datetime(2026, 3, 3, 12, 0, tzinfo=UTC)
 SCANS = 8
 END = START + SCANS * timedelta(minutes=2)
 LAST = END - timedelta(minutes=2)
 SYMBOLS = ("ETH-USD", "SOL-USD")
+MADE_DAYS = 40
 PROVENANCE = ["source", "run_id", "code_version"]
 
 
@@ -95,3 +97,15 @@ def replayed(tmp_path_factory: pytest.TempPathFactory, digest: Callable[[Path], 
     settings = settings_of()
     result = replay(source, target, settings, start=START, end=END, on_progress=lambda *step: told.append(step))
     return Replayed(source, target, folder, settings, result, before, told)
+
+
+@pytest.fixture(scope="session")
+def made() -> Material:
+    """Forty made days with baselines, random entries and trials."""
+    return material_of(MADE_DAYS)
+
+
+@pytest.fixture(scope="session")
+def found(made: Material) -> Figures:
+    """Their figures."""
+    return figures(made)

@@ -12,16 +12,10 @@ import pandas as pd
 import pytest
 
 from v7_pipeline.backtest.beside import AGREE, EXPLAINED, beside, quantstats_of
-from v7_pipeline.backtest.figures import Figures, _chance, figures
+from v7_pipeline.backtest.figures import Figures, _chance
 from v7_pipeline.backtest.risk import risk_metrics
-from v7_pipeline_tests.backtest.worlds import material_of
 
 needs_quantstats = pytest.mark.skipif(find_spec("quantstats") is None, reason="QuantStats is not installed")
-
-
-@pytest.fixture(scope="module")
-def found() -> Figures:
-    return figures(material_of(40, readings=None))
 
 
 @needs_quantstats

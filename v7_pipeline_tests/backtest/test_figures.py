@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from math import isnan
 from typing import Any
 
@@ -12,24 +13,21 @@ import pytest
 
 from v7_pipeline.backtest import report
 from v7_pipeline.backtest.comparison import Simulation, Trials
-from v7_pipeline.backtest.figures import Figures, Material, _chance, figures
+from v7_pipeline.backtest.figures import (
+    Figures,
+    Material,
+    _ambiguity,
+    _chance,
+    _costs,
+    _rival,
+    _trades,
+    figures,
+)
 from v7_pipeline.backtest.target import material
 from v7_pipeline.learning.overfitting import backtest_overfitting
 from v7_pipeline.learning.sharpe import Sharpe, deflated_sharpe
-from v7_pipeline_tests.backtest.conftest import Replayed
+from v7_pipeline_tests.backtest.conftest import MADE_DAYS, Replayed
 from v7_pipeline_tests.backtest.worlds import SYMBOLS, candles_of, material_of, simulation_of, trials
-
-DAYS = 40
-
-
-@pytest.fixture(scope="module")
-def made() -> Material:
-    return material_of(DAYS)
-
-
-@pytest.fixture(scope="module")
-def found(made: Material) -> Figures:
-    return figures(made)
 
 
 def changed(made: Material, **frames: Any) -> Material:
@@ -58,7 +56,9 @@ def test_the_account_is_the_sum_of_its_trades(found: Figures, made: Material) ->
     assert found.daily["equity_usd"].iloc[-1] == found.curve["equity_usd"].iloc[-1]
     assert found.item("total_return").value == pytest.approx(found.daily["equity_usd"].iloc[-1] / 1e5 - 1)
     assert np.prod(1 + found.months["net_return"]) - 1 == pytest.approx(found.item("total_return").value)
-    assert int(found.months["days"].sum()) == len(found.daily) == DAYS + 1  # it begins and ends at six in the morning
+    assert (
+        int(found.months["days"].sum()) == len(found.daily) == MADE_DAYS + 1
+    )  # it begins and ends at six in the morning
     gross, fees = found.item("gross_usd").value, found.item("fees_usd").value
     assert gross - fees == pytest.approx(paper["pnl_usd"].sum(), abs=1e-6)
     assert found.item("max_drawdown_scans").value <= found.item("max_drawdown").value < 0
@@ -85,10 +85,9 @@ def test_groups_divide_the_trades_and_small_ones_are_marked(found: Figures) -> N
     assert set(found.groups.loc[found.groups["by"] == "regime", "name"]) == {"bull", "bear", "sideways"}
 
 
-def test_exposure_turnover_and_fees_by_hand(made: Material) -> None:
-    paper = made.simulation.paper.head(2)
+def test_exposure_turnover_and_fees_by_hand(found: Figures, made: Material) -> None:
     start = made.simulation.instants[0]
-    one = paper.assign(
+    one = made.simulation.paper.head(2).assign(
         entry_time=[start, start + pd.Timedelta(minutes=5)],
         exit_time=[start + pd.Timedelta(minutes=9), start + pd.Timedelta(minutes=14)],
         gross_return=[0.01, -0.002],
@@ -96,29 +95,28 @@ def test_exposure_turnover_and_fees_by_hand(made: Material) -> None:
         entry_price=100.0,
         exit_price=[101.0, 99.8],
     )
-    sim = replace(made.simulation, outcomes=one, instants=made.simulation.instants[:145])
-    told = figures(replace(made, simulation=sim, baselines=(), readings=None))
-    assert told.item("exposure").value == pytest.approx(15 / 1440)
-    assert told.item("turnover").value == pytest.approx((100 + 101 + 100 + 99.8) / 1e5)
+    trades = _trades(replace(made.simulation, outcomes=one), None)
+    span = (start.to_pydatetime(), start.to_pydatetime() + timedelta(days=1))
+    told = {item.name: item.value for item in _costs(trades, found.told, span, 1e5)}
+    assert told["exposure"] == pytest.approx(15 / 1440)
+    assert told["turnover"] == pytest.approx((100 + 101 + 100 + 99.8) / 1e5)
     fees = 0.000325 * (201 + 199.8)
-    assert told.item("fees_usd").value == pytest.approx(fees)
-    assert told.item("fees_share").value == pytest.approx(fees / 1.0)  # the winner won 1 USD before fees
+    assert told["fees_usd"] == pytest.approx(fees)
+    assert told["fees_share"] == pytest.approx(fees / 1.0)  # the winner won 1 USD before fees
 
 
-def test_an_ambiguous_trade_opens_an_interval_between_stop_and_target(made: Material) -> None:
-    sim = made.simulation
-    o = sim.outcomes.copy()
-    lost = o.index[(o["kind"] == "paper") & (o["exit_reason"] == "stop")][0]
-    risk = o.loc[lost, "net_return"] / o.loc[lost, "r_multiple"]
-    o.loc[lost, ["ambiguous", "optimistic_return"]] = [True, 0.008]
-    told = figures(changed(made, outcomes=o))
-    gain = 0.008 - o.loc[lost, "net_return"]
-    n = told.told.closed
-    low, high = told.item("pessimistic_r"), told.item("optimistic_r")
-    assert low.value == told.item("mean_r").value and high.value - low.value == pytest.approx(gain / risk / n)
-    usd = gain * o.loc[lost, "quantity"] * o.loc[lost, "entry_price"]
-    gap = told.item("optimistic_return").value - told.item("pessimistic_return").value
-    assert gap == pytest.approx(usd / 100_000) and told.item("ambiguous").value == 1
+def test_an_ambiguous_trade_opens_an_interval_between_stop_and_target(found: Figures) -> None:
+    trades = found.trades.copy()
+    lost = trades.index[trades["exit_reason"] == "stop"][0]
+    risk = trades.loc[lost, "net_return"] / trades.loc[lost, "r_multiple"]
+    trades.loc[lost, ["ambiguous", "optimistic_return"]] = [True, 0.008]
+    told = {item.name: item.value for item in _ambiguity(trades, 1e5)}
+    gain = 0.008 - trades.loc[lost, "net_return"]
+    assert told["pessimistic_r"] == found.item("mean_r").value
+    assert told["optimistic_r"] - told["pessimistic_r"] == pytest.approx(gain / risk / len(trades))
+    usd = gain * trades.loc[lost, "notional_usd"]
+    assert told["optimistic_return"] - told["pessimistic_return"] == pytest.approx(usd / 1e5)
+    assert told["ambiguous"] == 1
 
 
 def test_dsr_and_pbo_rest_on_the_system_s_own_trials(found: Figures, made: Material) -> None:
@@ -146,7 +144,7 @@ def test_without_other_trials_there_is_no_dsr_and_it_says_why(
 
 def test_gaps_are_counted_by_symbol_and_told_where_they_are_long(found: Figures) -> None:
     missing = dict(zip(found.gaps.symbols["symbol"], found.gaps.symbols["missing"], strict=True))
-    assert missing == {"BTC-USD": 30 + DAYS, "ETH-USD": 30}
+    assert missing == {"BTC-USD": 30 + MADE_DAYS, "ETH-USD": 30}
     assert (found.gaps.count, set(found.gaps.silences["minutes"])) == (2, {30}) and found.gaps.silences["shared"].all()
 
 
@@ -176,7 +174,7 @@ def test_a_baseline_is_compared_over_the_days_that_both_have(made: Material, fou
     hold = next(one for one in found.rivals if one.name == "always HOLD")
     assert hold.difference.value == pytest.approx(found.daily["net_return"].mean())
     short = replace(made.baselines[1], equity=made.baselines[1].equity.head(25))
-    told = figures(replace(made, baselines=(short,))).rivals[0]
+    told = _rival(short, found.daily, made.simulation)
     assert told.difference.n == 25 and told.difference.value == pytest.approx(found.daily["net_return"].head(25).mean())
 
 

@@ -12,18 +12,13 @@ from typing import Any
 import pytest
 
 from v7_pipeline.backtest.charts import charts
-from v7_pipeline.backtest.figures import Figures, figures
+from v7_pipeline.backtest.figures import Figures, _rival, figures
 from v7_pipeline.backtest.page import as_json, html, value_text, write_report
 from v7_pipeline.backtest.verdict import verdict
 from v7_pipeline_tests.backtest.worlds import baseline, candles_of, material_of, simulation_of
 from v7_pipeline_tests.end_to_end.browser import open_browser
 
 MOST_BYTES = 6_000_000
-
-
-@pytest.fixture(scope="module")
-def found() -> Figures:
-    return figures(material_of(40))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +65,7 @@ def test_everything_is_inside_and_nothing_is_asked_of_anybody(page: str) -> None
 def test_no_nan_in_page_or_data_and_a_name_cannot_break_out(found: Figures) -> None:
     sim = found.material.simulation
     odd = baseline("</script><b>odd</b>", sim)
-    told = figures(replace(found.material, baselines=(odd,)))
+    told = replace(found, rivals=(_rival(odd, found.daily, sim),))
     own = own_part(html(told))
     assert "</script><b>odd" not in own and "<b>odd</b>" not in own
     assert not re.search(r"\bnan\b|NaN|Infinity", re.sub(r"<script>.*?</script>", "", own, flags=re.DOTALL))

@@ -17,7 +17,7 @@ from v7_pipeline.store import Store
 from v7_pipeline_tests.backtest.conftest import END, START, SYMBOLS, holding, settings_of, simulated
 from v7_pipeline_tests.backtest.worlds import material_of
 
-CONFIGURATION = Configuration(START, END, timedelta(minutes=4), command="test")
+CONFIGURATION = Configuration(START, END, timedelta(minutes=8), command="test")
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def test_store_page_and_data_lie_in_the_backtest_folder_under_the_run_s_id(made:
     assert {path.stem for path in (made.page, made.data, made.store)} == {made.run_id}
     assert "DEMO" in made.page.read_text(encoding="utf-8")
     told = json.loads(made.data.read_text(encoding="utf-8"))
-    assert (told["run_id"], told["command"], told["every_minutes"]) == (made.run_id, "test", 4)
-    assert made.verdict.headline == told["verdict"]["headline"] and made.scans == 4
+    assert (told["run_id"], told["command"], told["every_minutes"]) == (made.run_id, "test", 8)
+    assert made.verdict.headline == told["verdict"]["headline"] and made.scans == 2
 
 
 def test_the_plain_baselines_are_always_there(made: Made) -> None:
@@ -72,7 +72,7 @@ def test_buy_and_hold_is_the_account_in_equal_shares_after_fees() -> None:
 def test_made_again_it_keeps_its_scans_and_its_bytes(made: Made, source: Store, settings: Settings) -> None:
     before = made.page.read_bytes(), made.data.read_bytes()
     again = run_backtest(source, settings, CONFIGURATION)
-    assert (again.run_id, again.kept, again.scans) == (made.run_id, 4, 4)
+    assert (again.run_id, again.kept, again.scans) == (made.run_id, 2, 2)
     assert (again.page.read_bytes(), again.data.read_bytes()) == before
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from v7_pipeline.backtest.figures import Figures, Material, figures
+from v7_pipeline.backtest.comparison import Baseline
+from v7_pipeline.backtest.figures import Figures, Material, _rival, figures
 from v7_pipeline.backtest.risk import Item
 from v7_pipeline.backtest.verdict import verdict
 from v7_pipeline_tests.backtest.worlds import baseline, candles_of, material_of, random_entry, simulation_of
@@ -22,8 +24,14 @@ def material_with(**changes: Any) -> Material:
 
 
 @pytest.fixture(scope="module")
-def losing() -> Figures:
-    return figures(material_of(DAYS))
+def losing(found: Figures) -> Figures:
+    return found
+
+
+def against(found: Figures, *others: Baseline) -> Figures:
+    """The same figures beside other baselines."""
+    sim = found.material.simulation
+    return replace(found, rivals=tuple(_rival(one, found.daily, sim) for one in others))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,7 @@ def changed(found: Figures, **items: Item) -> Figures:
 
 
 def test_lesson_22_below_the_minimum_n_there_is_no_verdict() -> None:
-    told = verdict(figures(material_with(each=600)))
+    told = verdict(figures(material_with(each=2000)))
     assert told.word == "none" and told.headline.startswith("No verdict: ")
     assert "fewer than 30 say nothing" in told.headline
     assert any("too few to conclude from" in line for line in told.lines)
@@ -68,12 +76,14 @@ def test_each_baseline_gets_a_plain_word(losing: Figures, winning: Figures) -> N
     told = {one.name: one.word for one in verdict(winning).standings}
     assert told["always HOLD"] == told["momentum only"] == "beats"
     sim = losing.material.simulation
+    days = np.random.default_rng(1).permutation(losing.daily["net_return"])  # the same days in another order
+    shuffled = baseline("noise", sim)
     others = (
         baseline("far ahead", sim, daily=0.05),
-        baseline("noise", sim, daily=float(losing.daily["net_return"].mean()), noise=0.05),
+        replace(shuffled, name="noise", equity=shuffled.equity.assign(equity_usd=100_000 * np.cumprod(1 + days))),
         replace(baseline("young", sim), equity=baseline("young", sim).equity.head(5)),
     )
-    standings = verdict(figures(replace(losing.material, baselines=others))).standings
+    standings = verdict(against(losing, *others)).standings
     assert [one.word for one in standings] == ["is beaten by", "cannot be told from", "too few days against"]
     assert standings[0].sentence.startswith("It is beaten by far ahead: -")
     assert "It does not beat noise" in standings[1].sentence and "5 days are too few" in standings[2].sentence.lower()
@@ -82,7 +92,7 @@ def test_each_baseline_gets_a_plain_word(losing: Figures, winning: Figures) -> N
 def test_many_baselines_share_one_line(losing: Figures) -> None:
     sim = losing.material.simulation
     many = tuple(baseline(f"without {number}", sim, daily=0.05) for number in range(9))
-    told = verdict(figures(replace(losing.material, baselines=many)))
+    told = verdict(against(losing, *many))
     assert (
         len(told.standings) == 9 and told.lines[6] == "Of the others, it is beaten by without 6, without 7, without 8."
     )

@@ -38,7 +38,7 @@ def materialised(runtime: Any, instance: dg.DagsterInstance, **config: Any) -> d
 def test_a_day_is_replayed_and_its_page_is_linked(runtime: Any, tmp_path: Path) -> None:
     before = runtime.store.read("candles")
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        done = materialised(runtime, instance, **{"from": "2026-03-03", "every_minutes": 180})
+        done = materialised(runtime, instance, **{"from": "2026-03-03", "every_minutes": 480})
         assert done.success
         event = instance.get_latest_materialization_event(dg.AssetKey("backtest_report"))
         assert event is not None and event.asset_materialization is not None
@@ -46,17 +46,18 @@ def test_a_day_is_replayed_and_its_page_is_linked(runtime: Any, tmp_path: Path) 
     page = Path(str(told["page_path"].value))
     assert told["page"].value == page.as_uri() and page.parent == runtime.settings.data_dir / "backtest"
     assert page.is_file() and Path(str(told["json_path"].value)).is_file()
-    assert (told["scans"].value, told["scans_kept"].value) == (8, 0)
+    assert (told["scans"].value, told["scans_kept"].value) == (3, 0)
     assert page.stem == told["backtest"].value
     verdict, figures = str(told["verdict"].value), str(told["figures"].value)
     assert "No verdict: " in verdict and verdict.index("DEMO") < verdict.index("No verdict")
     assert "| net return |" in figures and "| win rate" in figures and "DEMO" in figures
     assert ("equity" in told) == (told["closed_trades"].value > 0)
-    assert "every_minutes: 180" in page.read_text(encoding="utf-8")
+    assert "every_minutes: 480" in page.read_text(encoding="utf-8")
     after = runtime.store.read("candles")
     assert before.equals(after) and runtime.store.read("scans").empty  # the live tables are only read
 
 
+@pytest.mark.slow
 def test_without_a_configuration_it_is_yesterday(runtime: Any, tmp_path: Path) -> None:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         done = materialised(runtime, instance, every_minutes=720, symbols=[SYMBOLS[0]], fees="none")
