@@ -70,7 +70,11 @@ def test_without_a_configuration_it_is_yesterday(runtime: Any, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("config", "says"),
-    [({"from": "soon"}, "'soon' is no day"), ({"strategy": "v9"}, "strategy 'v9' cannot be backtested")],
+    [
+        ({"from": "soon"}, "'soon' is no day"),
+        ({"strategy": "v9"}, "strategy v9 cannot be backtested"),
+        ({"analyst": "oracle"}, "analyst 'oracle' cannot decide in this job"),
+    ],
 )
 def test_what_cannot_be_replayed_fails_with_one_sentence(
     runtime: Any, tmp_path: Path, config: dict[str, Any], says: str

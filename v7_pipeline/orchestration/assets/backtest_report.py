@@ -30,7 +30,7 @@ class BacktestConfig(dg.Config):
     to: str = Field("", description="Last UTC day, included; empty: the first one.")
     symbols: list[str] = Field([], description="Products; empty: V7_SYMBOLS.")
     strategy: str = Field("v7", description="v7 or v6; several, by comma: the first is reported, the others beside it.")
-    analyst: str = Field("rules", description="Who decides: rules.")
+    analyst: str = Field("rules", description="Who decides: rules, or replay: what the ledger holds, scan by scan.")
     fees: str = Field("", description="A fee preset, such as ftmo-crypto; empty: V7_FEES.")
     every_minutes: int = Field(2, ge=1, description="min; between two scans.")
 
@@ -52,7 +52,12 @@ def build_backtest_report() -> dg.AssetsDefinition:
         from v7_pipeline.backtest.run import run_backtest  # a scan never needs it
 
         made = run_backtest(
-            runtime.store, runtime.settings, _configuration(config, runtime), on_progress=_Told(context.log)
+            runtime.store,
+            runtime.settings,
+            _configuration(config, runtime),
+            analyst=_analyst(config, runtime),
+            now=runtime.clock(),
+            on_progress=_Told(context.log),
         )
         return dg.MaterializeResult(metadata=_story(made))
 
@@ -80,17 +85,28 @@ def _configuration(config: BacktestConfig, runtime: Runtime) -> "Configuration":
     )
 
 
+def _analyst(config: BacktestConfig, runtime: Runtime) -> Any:
+    """None for the rules, else who is asked; BacktestError for a name that costs money or is unknown."""
+    from v7_pipeline.backtest.replay import BacktestError
+
+    if config.analyst == "rules":
+        return None
+    if config.analyst == "replay":
+        return runtime.replay_analyst(runtime.store)
+    raise BacktestError(f"analyst {config.analyst!r} cannot decide in this job; take rules or replay")
+
+
 class _Told:
-    """Progress as a line of the run's log for each tenth of the scans."""
+    """Progress as a line of the run's log for each tenth of a stage."""
 
     def __init__(self, log: Any) -> None:
         self._log = log
-        self._tenth = -1
+        self._tenth: dict[str, int] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         tenth = 10 * done // total if total else 10
-        if tenth > self._tenth:
-            self._tenth = tenth
+        if tenth > self._tenth.get(stage, -1):
+            self._tenth[stage] = tenth
             self._log.info(f"{stage}: {done} of {total}")
 
 
