@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from v7_pipeline import (
     __version__,
     cli_account,
     cli_attribution,
+    cli_backtest,
     cli_budget,
     cli_halt,
     cli_learning,
@@ -26,7 +27,15 @@ from v7_pipeline import (
     cli_trade,
     cli_watchdog,
 )
-from v7_pipeline.cli_common import Demo, UsageProblemError
+from v7_pipeline.cli_common import (
+    Demo,
+    Symbols,
+    UsageProblemError,
+    check_rules,
+    days_of,
+    midnight,
+    now_minute,
+)
 from v7_pipeline.cli_common import settings_of as _settings
 from v7_pipeline.cli_common import store_of as _store
 from v7_pipeline.settings import Settings, SettingsError, env_name, load_settings, origin_of, without_secrets
@@ -49,12 +58,11 @@ app.add_typer(cli_llm.app)
 app.add_typer(cli_learning.app)
 app.add_typer(cli_trade.app, name="trade")
 app.add_typer(cli_trade.words)
+app.add_typer(cli_backtest.app)
 app.add_typer(cli_attribution.app)  # without a name: its command is ours
 app.add_typer(cli_store.app)  # without a name: its commands are ours
 app.add_typer(cli_halt.app)  # without a name: its commands are ours
 app.add_typer(cli_watchdog.app)
-
-Symbols = Annotated[str | None, typer.Option(help="Products, separated by commas, such as BTC-USD,ETH-USD.")]
 
 
 @app.command(epilog="Examples: `v7 up --demo` · `v7 up` · `V7_SYMBOLS=BTC-USD v7 up`")
@@ -70,7 +78,7 @@ def up(
     from v7_pipeline.orchestration.up import up as run_up
 
     settings = _settings(demo)
-    _check_rules(settings)
+    check_rules(settings)
     console = out()
     # Demo decides like live with a key: through the wire format, answered by the sandbox.
     shown = sandbox_settings(settings, "") if settings.mode == "demo" else settings
@@ -104,8 +112,8 @@ def scan(
     from v7_pipeline.console import banner, out, scan_blocks
 
     settings = _settings(demo, symbols=symbols)
-    instant = _instant(as_of) if as_of else _now_minute()
-    if instant > _now_minute():
+    instant = _instant(as_of) if as_of else now_minute()
+    if instant > now_minute():
         raise UsageProblemError(f"--as-of {as_of} lies in the future; give an instant that has passed")
     _not_before_first(instant.date(), f"--as-of {as_of}", settings)
     console = out()
@@ -149,7 +157,7 @@ def run(
         try:
             while iterations == -1 or done < iterations:
                 started = time.monotonic()
-                instant = _now_minute()
+                instant = now_minute()
                 session.scan(instant)
                 console.print(scan_blocks(session.store, session.settings, instant))
                 done += 1
@@ -171,7 +179,7 @@ def backfill(
     from v7_pipeline.console import RichTeller, out
 
     settings = _settings(demo, symbols=symbols)
-    start, end = _days(first, last)
+    start, end = days_of(first, last)
     _not_before_first(start, f"--from {first}", settings)
     console = out()
     teller = RichTeller(console)
@@ -181,56 +189,6 @@ def backfill(
         finally:
             teller.finish()
     console.print(f"{counts['candles']} candles and {counts['readings']} readings stored for {start} … {end}")
-
-
-@app.command(
-    epilog="Examples: `v7 backtest --from 2023-12-11 --to 2023-12-11` · "
-    "`v7 backtest --from 2023-12-11 --to 2023-12-11 --hours 2 --symbols BTC-USD --fresh`"
-)
-def backtest(
-    first: Annotated[str, typer.Option("--from", help="First UTC day, such as 2023-12-01.")],
-    last: Annotated[str, typer.Option("--to", help="Last UTC day, included.")],
-    symbols: Symbols = None,
-    hours: Annotated[int | None, typer.Option(min=1, help="h; only the first hours of the span.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what an earlier one of the same span left.")] = False,
-    demo: Demo = None,
-) -> None:
-    """The scans of whole days again, over stored candles; the report is printed and kept as markdown.
-
-    The rules decide; with V7_ANALYST=replay, what the ledger holds.
-    """
-    from rich.markdown import Markdown
-
-    from v7_pipeline.backtest import backtest_id, markdown, replay, report
-    from v7_pipeline.console import RichTeller, out
-    from v7_pipeline.scan.runtime import build_runtime
-    from v7_pipeline.store import open_store
-
-    settings = _settings(demo, symbols=symbols)
-    _check_rules(settings)
-    start, end = _span(*_days(first, last), hours)
-    who = "replay" if settings.analyst == "replay" else "rules"
-    run_id = backtest_id(settings, start=start, end=end, analyst=who)
-    place = settings.data_dir / "backtest" / f"{run_id}.duckdb"
-    if fresh:
-        place.unlink(missing_ok=True)
-        place.with_name(f"{place.name}.wal").unlink(missing_ok=True)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    target = open_store(f"duckdb:{place}", wait_s=settings.store_wait_s)
-    console = out()
-    teller = RichTeller(console)
-    try:
-        source = _store(settings)
-        analyst = build_runtime(settings).replay_analyst(source) if settings.analyst == "replay" else None
-        result = replay(source, target, settings, start=start, end=end, analyst=analyst, on_progress=teller.progress)
-    finally:
-        teller.finish()
-    page = place.with_suffix(".md")
-    page.write_text(markdown(report(target, settings)), encoding="utf-8")
-    console.print(Markdown(page.read_text(encoding="utf-8")))
-    if result.kept:
-        teller.line(f"{result.kept} of {result.scans} scans were already there; --fresh replays them all")
-    teller.line(f"report  {page}\nstore   {place}")
 
 
 @app.command(epilog="Examples: `v7 signals` · `v7 signals --symbol BTC-USD --limit 5 --accepted`")
@@ -281,7 +239,7 @@ def theories(
 
     settings = _settings(demo)
     symbols = settings.symbols if symbol is None else (_product(symbol, demo),)
-    instant = _instant(at) if at else _now_minute()
+    instant = _instant(at) if at else now_minute()
     try:
         out().print(theories_blocks(_store(settings), at=instant, symbols=symbols, demo=settings.mode == "demo"))
     except KeyError as error:
@@ -411,7 +369,7 @@ class _Session:
         from v7_pipeline.orchestration.launch import open_instance
         from v7_pipeline.scan.runtime import build_runtime
 
-        _check_rules(self.settings)
+        check_rules(self.settings)
         _store(self.settings)  # a name that means no store is told before anything is started
         if self.settings.mode == "demo":
             self.settings = self._with_sandbox(self.settings)
@@ -437,7 +395,7 @@ class _Session:
 
         self._runtime.on_progress = progress
         execute_backfill(self._defs, self.instance, first.isoformat(), last.isoformat())
-        bounds = (_midnight(first), _midnight(last + timedelta(days=1)))
+        bounds = (midnight(first), midnight(last + timedelta(days=1)))
         with self.store.reading() as reader:
             candles = reader.query("SELECT count(*) AS n FROM candles WHERE open_time >= ? AND open_time < ?", bounds)
             readings = reader.query("SELECT count(*) AS n FROM theory_features WHERE as_of >= ? AND as_of < ?", bounds)
@@ -468,22 +426,6 @@ def _product(text: str, demo: bool | None) -> str:
     return found[0]
 
 
-def _check_rules(settings: Settings) -> None:
-    """A rule set that does not exist is told before anything is started."""
-    from v7_pipeline.gates.rulesets import rules
-
-    try:
-        rules(settings.ftmo_rules)
-    except KeyError as error:
-        raise UsageProblemError(
-            f"V7_FTMO_RULES (from {origin_of('ftmo_rules')}) is not usable: {error.args[0]}"
-        ) from None
-
-
-def _now_minute() -> datetime:
-    return datetime.now(UTC).replace(second=0, microsecond=0)
-
-
 def _instant(text: str) -> datetime:
     from v7_pipeline.orchestration.partitions import parse_as_of
 
@@ -491,33 +433,6 @@ def _instant(text: str) -> datetime:
         return parse_as_of(text)
     except ValueError as error:
         raise UsageProblemError(f"--as-of: {error}") from None
-
-
-def _day(text: str, option: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise UsageProblemError(f"{option} {text!r} is no day; write it as 2023-12-01") from None
-
-
-def _days(first: str, last: str) -> tuple[date, date]:
-    """The days of --from and --to, in order and none of them in the future."""
-    start, end = _day(first, "--from"), _day(last, "--to")
-    if end < start:
-        raise UsageProblemError(f"--to {last} lies before --from {first}; swap them")
-    if end > datetime.now(UTC).date():
-        raise UsageProblemError(f"--to {last} lies in the future; give a day up to today")
-    return start, end
-
-
-def _span(first: date, last: date, hours: int | None) -> tuple[datetime, datetime]:
-    """[start, end) of whole days up to the present minute, or their first hours."""
-    start, end = _midnight(first), _midnight(last + timedelta(days=1))
-    return start, min(end, _now_minute(), start + timedelta(hours=hours) if hours else end)
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _not_before_first(day: date, what: str, settings: Settings) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,11 +18,17 @@ from v7_pipeline.settings import Settings, SettingsError, env_name, load_setting
 if TYPE_CHECKING:
     from v7_pipeline.store import Store
 
-__all__ = ["Demo", "UsageProblemError", "instant_of", "json_text", "settings_of", "store_of"]
+__all__ = [
+    "Demo", "Symbols", "UsageProblemError", "check_rules", "days_of", "instant_of", "json_text", "midnight",
+    "now_minute", "settings_of", "span_of", "store_of",
+]  # fmt: skip
 
 Demo = Annotated[
     bool | None, typer.Option("--demo/--live", help="Demo: the sandbox's simulated market. Default: V7_MODE.")
 ]
+
+
+Symbols = Annotated[str | None, typer.Option(help="Products, separated by commas, such as BTC-USD,ETH-USD.")]
 
 
 class UsageProblemError(Exception):
@@ -64,6 +70,51 @@ def store_of(settings: Settings) -> Store:
         return open_store(settings.store_url, wait_s=settings.store_wait_s)
     except StoreError as error:
         raise UsageProblemError(f"V7_STORE (from {origin_of('store')}) is not usable: {error}") from None
+
+
+def check_rules(settings: Settings) -> None:
+    """A rule set that does not exist is told before anything is started."""
+    from v7_pipeline.gates.rulesets import rules
+
+    try:
+        rules(settings.ftmo_rules)
+    except KeyError as error:
+        raise UsageProblemError(
+            f"V7_FTMO_RULES (from {origin_of('ftmo_rules')}) is not usable: {error.args[0]}"
+        ) from None
+
+
+def now_minute() -> datetime:
+    """The present minute."""
+    return datetime.now(UTC).replace(second=0, microsecond=0)
+
+
+def _day(text: str, option: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UsageProblemError(f"{option} {text!r} is no day; write it as 2023-12-01") from None
+
+
+def days_of(first: str, last: str) -> tuple[date, date]:
+    """The days of --from and --to, in order and none of them in the future."""
+    start, end = _day(first, "--from"), _day(last, "--to")
+    if end < start:
+        raise UsageProblemError(f"--to {last} lies before --from {first}; swap them")
+    if end > datetime.now(UTC).date():
+        raise UsageProblemError(f"--to {last} lies in the future; give a day up to today")
+    return start, end
+
+
+def span_of(first: date, last: date, hours: int | None) -> tuple[datetime, datetime]:
+    """[start, end) of whole days up to the present minute, or their first hours."""
+    start, end = midnight(first), midnight(last + timedelta(days=1))
+    return start, min(end, now_minute(), start + timedelta(hours=hours) if hours else end)
+
+
+def midnight(day: date) -> datetime:
+    """The day's first instant, UTC."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def instant_of(text: str, option: str, *, example: str = "2026-11-21T10:00Z") -> datetime:

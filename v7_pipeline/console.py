@@ -18,6 +18,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -99,6 +101,14 @@ def out(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s", style="dim")
+
+
 class RichTeller:
     """Lines and progress bars on the terminal: a bar a stage with count and time left; without a terminal, tenths."""
 
@@ -123,6 +133,7 @@ class RichTeller:
                 TextColumn("{task.description:<10}"),
                 BarColumn(),
                 MofNCompleteColumn(),
+                _Rate(),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),

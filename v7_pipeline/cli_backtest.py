@@ -1,0 +1,266 @@
+"""`v7 backtest`: the scans of whole days again over stored candles, judged against baselines, as one page.
+
+What is simulated and what it means is backtest/'s; here it is only asked for and shown.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from v7_pipeline.cli_common import (
+    Demo,
+    Symbols,
+    UsageProblemError,
+    check_rules,
+    days_of,
+    settings_of,
+    span_of,
+    store_of,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from v7_pipeline.backtest.run import Configuration, Made
+    from v7_pipeline.backtest.sweep import Sweep
+    from v7_pipeline.settings import Settings
+    from v7_pipeline.store import Store
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+#: Sections of the report that the terminal shows; the page has them all.
+_SHOWN = ("Returns", "Trades")
+
+
+@app.command(
+    epilog="Examples: `v7 backtest --from 2023-12-11 --to 2023-12-11` · "
+    "`v7 backtest --from 2023-11-29 --to 2024-01-04 --strategy v7,v6 --open` · "
+    '`v7 backtest --from 2023-12-01 --to 2023-12-31 --sweep "horizon_minutes=120,240;min_reward_risk=1.5,2"`'
+)
+def backtest(
+    first: Annotated[str, typer.Option("--from", help="First UTC day, such as 2023-12-01.")],
+    last: Annotated[str, typer.Option("--to", help="Last UTC day, included.")],
+    symbols: Symbols = None,
+    strategy: Annotated[str, typer.Option(help="v7 or v6; of several, by comma, the first is reported.")] = "v7",
+    analyst: Annotated[
+        str | None, typer.Option(help="Who decides for v7: rules, or replay (the ledger's answers). Default: rules.")
+    ] = None,
+    fees: Annotated[str | None, typer.Option(help="A fee preset, such as ftmo-crypto. Default: V7_FEES.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="min; between two scans.")] = 2,
+    hours: Annotated[int | None, typer.Option(min=1, help="h; only the first hours of the span.")] = None,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="Settings to try, as min_confidence=0.55,0.6;horizon_minutes=120,240.")
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare/--no-compare", help="Simulate baselines too.")] = True,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what an earlier one of the same span left.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the page's figures as JSON, nothing else.")] = False,
+    demo: Demo = None,
+) -> None:
+    """The scans of whole days again, over stored candles, against baselines: a page, its figures and a verdict.
+
+    Ctrl-C keeps what is done: trials of a sweep, and the baselines that are there.
+    """
+    from v7_pipeline.backtest import BacktestError
+    from v7_pipeline.backtest.run import Configuration
+
+    settings = settings_of(demo, symbols=symbols)
+    check_rules(settings)
+    start, end = span_of(*days_of(first, last), hours)
+    configuration = Configuration(
+        start=start,
+        end=end,
+        every=timedelta(minutes=every),
+        strategies=tuple(dict.fromkeys(name.strip() for name in strategy.split(",") if name.strip())),
+        analyst=analyst or ("replay" if settings.analyst == "replay" else "rules"),
+        fees=fees,
+        compare=compare,
+        command=_command(first, last, settings, strategy, fees, every, hours),
+    )
+    try:
+        chosen = configuration.settings(settings)
+        if configuration.analyst not in ("rules", "replay"):
+            raise BacktestError(f"analyst {configuration.analyst!r} cannot decide a backtest; rules and replay can")
+    except BacktestError as error:
+        raise UsageProblemError(str(error)) from None
+    made, tried = _run(chosen, configuration, sweep or [], fresh=fresh, quiet=as_json)
+    if as_json:
+        typer.echo(made.data.read_text(encoding="utf-8"))
+    else:
+        _show(made, tried, chosen)
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(made.page.resolve().as_uri())
+
+
+def _command(
+    first: str, last: str, settings: Settings, strategy: str, fees: str | None, every: int, hours: int | None
+) -> str:
+    """How the same backtest is asked for again."""
+    parts = [f"v7 backtest --from {first} --to {last} --symbols {','.join(settings.symbols)} --strategy {strategy}"]
+    parts += [f"--fees {fees}"] if fees else []
+    parts += [f"--every {every}"] if every != 2 else []
+    parts += [f"--hours {hours}"] if hours else []
+    parts += ["--demo"] if settings.mode == "demo" else []
+    return " ".join(parts)
+
+
+def _run(
+    settings: Settings, configuration: Configuration, sweep: list[str], *, fresh: bool, quiet: bool
+) -> tuple[Made, Sweep | None]:
+    from v7_pipeline.backtest.run import run_backtest
+    from v7_pipeline.console import RichTeller, out
+    from v7_pipeline.scan.runtime import build_runtime
+
+    source = store_of(settings)
+    teller = RichTeller(out(stderr=quiet))
+    try:
+        if fresh:
+            _forget(settings, configuration)
+        tried = _sweep(source, settings, configuration, sweep, teller) if sweep else None
+        runtime = build_runtime(settings)
+        answers = runtime.replay_analyst(source) if configuration.analyst == "replay" else None
+        return run_backtest(source, settings, configuration, analyst=answers, on_progress=teller.progress), tried
+    finally:
+        teller.finish()
+
+
+def _forget(settings: Settings, configuration: Configuration) -> None:
+    """Delete the store of the same configuration; its pages are written anew in any case."""
+    from v7_pipeline.backtest import backtest_id
+
+    run_id = backtest_id(
+        settings, **configuration.span, analyst=configuration.analyst, strategies=configuration.strategies
+    )
+    place = settings.data_dir / "backtest" / f"{run_id}.duckdb"
+    place.unlink(missing_ok=True)
+    place.with_name(f"{place.name}.wal").unlink(missing_ok=True)
+
+
+def _sweep(source: Store, settings: Settings, configuration: Configuration, texts: list[str], teller: Any) -> Sweep:
+    """Every configuration of the grid, on all cores, each recorded as a trial as it comes."""
+    from v7_pipeline.backtest import BacktestError
+    from v7_pipeline.backtest.replay import instants_of, venue_of
+    from v7_pipeline.backtest.run import trial_store
+    from v7_pipeline.backtest.sweep import configurations, parse_sweep, run_sweep
+    from v7_pipeline.backtest.trials import Trial, record_trials
+
+    try:
+        swept = parse_sweep(texts, settings)
+    except BacktestError as error:
+        raise UsageProblemError(f"--sweep: {error}") from None
+    instants = instants_of(configuration.start, configuration.end, configuration.every)
+    grid = configurations(
+        swept,
+        settings,
+        source=settings.store_url,
+        venue=venue_of(source, settings.symbols, instants[0], instants[-1]),
+        start=configuration.start,
+        end=configuration.end,
+        every_minutes=configuration.every // timedelta(minutes=1),
+        strategy=configuration.strategies[0],
+    )
+    with closing(trial_store(settings)) as counted:
+
+        def record(trial: Trial) -> None:
+            record_trials(counted, [trial], run_id=f"sweep-{configuration.start:%Y%m%d}", now=datetime.now(UTC))
+
+        found = run_sweep(grid, record=record, on_progress=teller.progress)
+    for name, why in found.failed.items():
+        teller.line(f"{name} could not be simulated: {why}")
+    if found.interrupted:
+        teller.line(f"interrupted: {len(found.tried)} trials are kept, {len(found.left)} were not made")
+    return found
+
+
+# --- what is shown --------------------------------------------------------------------------
+
+
+def _show(made: Made, tried: Sweep | None, settings: Settings) -> None:
+    from rich.markdown import Markdown
+
+    from v7_pipeline.console import out
+
+    console = out()
+    found = made.figures
+    mark = " — DEMO, a simulated market" if found.material.is_demo else ""
+    title = f"# Backtest {made.run_id}{mark}\n\n{found.material.simulation.name}, {found.first:%Y-%m-%d %H:%M}Z … "
+    console.print(Markdown(f"{title}{found.last:%Y-%m-%d %H:%M}Z, {made.scans} scans\n\n{made.verdict.markdown()}"))
+    for name in _SHOWN:
+        if name in found.sections:
+            console.print(_figures(name, found.sections[name]))
+    if tried is not None:
+        for block in _sweep_blocks(tried, made, settings):
+            console.print(block)
+    if made.kept:
+        console.print(f"{made.kept} of {made.scans} scans were already there; --fresh replays them all")
+    if made.interrupted:
+        console.print("interrupted: the page compares with the baselines that were there; run it again for the rest")
+    for word, path in (("page", made.page), ("figures", made.data), ("store", made.store)):
+        console.print(f"{word:<8}{path}", soft_wrap=True, highlight=False)
+
+
+def _figures(title: str, items: Any) -> Table:
+    from rich.table import Table
+
+    from v7_pipeline.backtest.page import item_table
+
+    table = Table(title=title, title_justify="left")
+    for column in ("figure", "value", "95 % interval", "n (worth)", "note"):
+        table.add_column(column)
+    for row in item_table(items):
+        table.add_row(*row)
+    return table
+
+
+def _sweep_blocks(tried: Sweep, made: Made, settings: Settings) -> list[Any]:
+    """Each configuration, and what choosing among them would have earned out of sample."""
+    from rich.table import Table
+
+    from v7_pipeline.backtest import BacktestError
+    from v7_pipeline.backtest.validation import cross_validate, grid_of, walk_forward
+
+    table = Table(title=f"Sweep, {len(tried.tried)} trials", title_justify="left")
+    for column in ("configuration", "trades", "mean R", "net USD", "Sharpe, a day"):
+        table.add_column(column, justify="left" if column == "configuration" else "right")
+    for one in tried.tried:
+        trial = one.trial
+        table.add_row(
+            trial.name, str(trial.n_trades), _number(trial.mean_r, "+.3f"), f"{trial.net_usd:+,.0f}",
+            _number(trial.sharpe_daily, "+.3f"),
+        )  # fmt: skip
+    blocks: list[Any] = [table]
+    if len(tried.tried) < 2:
+        return blocks
+    first, last = made.figures.first, made.figures.last
+    grid = grid_of(
+        {one.configuration.name: one.trades for one in tried.tried},
+        first=first,
+        last=last,
+        initial_usd=settings.account_initial_usd,
+    )
+    try:
+        crossed = cross_validate(grid)
+        ahead = walk_forward(grid, train=max(len(grid.returns) // 3, 2), test=max(len(grid.returns) // 12, 1))
+    except BacktestError as error:
+        return [*blocks, f"No cross-validation: {error}"]
+    chance = "unknown" if crossed.overfitting is None else f"{crossed.overfitting.probability:.2f}"
+    paths = ", ".join(_number(value, "+.3f") for value in crossed.path_sharpes)
+    blocks.append(
+        f"Chosen in sample, judged out of it (15 purged splits of {len(grid.returns)} days): daily Sharpe falls by "
+        f"{crossed.degradation:.3f} in the mean, {crossed.loss_share:.0%} of the choices lose; 5 paths: {paths}; "
+        f"probability of overfitting {chance}. Walking forward, {len(ahead.steps)} choices: "
+        f"{ahead.returns.sum():+.3%} of the account over {len(ahead.returns)} days, n = {len(ahead.trades)} trades."
+    )
+    return blocks
+
+
+def _number(value: float, shape: str) -> str:
+    return "–" if value != value else format(value, shape)
