@@ -481,20 +481,48 @@ def test_backfill_fills_whole_days_and_counts_them(backfilled: tuple[Path, Said]
     assert store.query("SELECT * FROM llm_signals").empty, "decisions are never made for the past"
 
 
-def test_backtest_replays_reports_and_keeps_what_it_has(backfilled: tuple[Path, Said], live_in: Home) -> None:
+def test_backtest_simulates_reports_and_says_the_same_again(backfilled: tuple[Path, Said], live_in: Home) -> None:
     home = backfilled[0]
     live_in(home)
     span = ("backtest", "--demo", "--from", DAY, "--to", DAY, "--hours", "1", "--symbols", "XRP-USD")
     first = v7(*span)
     assert first.code == 0, first.err
-    assert "— DEMO" in first.out and "No verdict" in first.out and "already there" not in first.out
-    (page,) = (home / "demo" / "backtest").glob("backtest-20240305-*.md")
-    text = page.read_text()
-    assert page.name in first.out and "| scans | 30 |" in text and "| XRP-USD | SELL |" in text
-    again = v7(*span)
-    assert "30 of 30 scans were already there" in again.out and page.read_text() == text
-    fresh = v7(*span, "--fresh")
-    assert fresh.code == 0 and "already there" not in fresh.out and page.read_text() == text
+    assert "— DEMO" in first.out and "No verdict" in first.out and "30 scans" in first.out
+    folder = home / "demo" / "backtest"
+    (page,), (data,) = folder.glob("backtest-20240305-*.html"), folder.glob("backtest-20240305-*.json")
+    assert page.name in first.out.replace("\n", "") and "DEMO" in page.read_text()
+    told = json.loads(data.read_text())
+    again = v7(*span, "--fresh", "--json")
+    assert again.code == 0 and json.loads(again.out) == told, "the same configuration has the same bytes"
+
+
+def test_backtest_sweeps_and_counts_every_trial(backfilled: tuple[Path, Said], live_in: Home) -> None:
+    home = backfilled[0]
+    live_in(home)
+    span = ("backtest", "--demo", "--from", DAY, "--to", DAY, "--hours", "2", "--symbols", "XRP-USD", "--no-compare")
+    said = v7(*span, "--sweep", "horizon_minutes=30,60")
+    assert said.code == 0, said.err
+    assert "Sweep, 2 trials" in said.out and "horizon_minutes=60" in said.out
+    trials = open_store(f"duckdb:{home / 'demo' / 'backtest' / 'trials.duckdb'}")
+    names = set(trials.query("SELECT name FROM backtest_trials")["name"])
+    assert {"v7 horizon_minutes=30", "v7 horizon_minutes=60"} <= names
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (("--strategy", "v5"), "strategy v5 cannot be backtested; known: v7, v6"),
+        (("--fees", "free"), "no fee preset 'free'"),
+        (("--sweep", "no_such=1"), "--sweep: "),
+        (("--analyst", "oracle"), "analyst 'oracle' cannot decide a backtest"),
+    ],
+)
+def test_backtest_refuses_what_it_cannot_do_in_one_sentence(
+    backfilled: tuple[Path, Said], live_in: Home, option: tuple[str, str], sentence: str
+) -> None:
+    live_in(backfilled[0])
+    said = v7("backtest", "--demo", "--from", DAY, "--to", DAY, "--symbols", "XRP-USD", *option)
+    assert said.code == 2 and len(said.err.splitlines()) == 1 and sentence in said.err
 
 
 def test_backtest_without_candles_says_how_to_get_them(at_home: Scanned) -> None:

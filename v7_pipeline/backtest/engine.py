@@ -385,7 +385,7 @@ class _Walk:
         until = None
         if ends:
             until = max(ends) if min(ends) > scan else max(*ends, scan + DAY)
-        alike = (*self.given.symbols, *(trade.symbol for trade in trading))
+        alike = {*symbols, *(trade.symbol for trade in trading)}
         volatility = self.given.readings[_VOLATILITY].to_numpy()
         return GateContext(
             limits=self.limits,
@@ -405,7 +405,7 @@ class _Walk:
             open_risks=tuple(OpenRisk(trade.symbol, trade.side, trade.risk_usd) for trade in trading),
             open_until=None if until is None else _instant(until),
             horizon_minutes=self.settings.horizon_minutes,
-            correlations=correlations_of(self.given.closes_before(scan, sorted(set(alike)))) if symbols else {},
+            correlations=correlations_of(self.given.closes_before(scan, sorted(alike))) if symbols else {},
             learnt_confidence=self.threshold.value,
             off=frozenset(self.settings.gates_off),
         )
