@@ -450,7 +450,8 @@ def _chance(returns: Floats, trials: Trials | None) -> tuple[Item, ...]:
 
 def _deflated(found: Any, n: int, trials: Trials | None) -> tuple[Item, ...]:
     """The count of trials, DSR and PBO."""
-    from v7_pipeline.learning.overfitting import backtest_overfitting
+    from v7_pipeline.backtest.trials import trial_sharpes
+    from v7_pipeline.backtest.validation import trials_overfitting
     from v7_pipeline.learning.sharpe import deflated_sharpe
 
     count = 0 if trials is None else trials.count
@@ -465,25 +466,27 @@ def _deflated(found: Any, n: int, trials: Trials | None) -> tuple[Item, ...]:
             Item("dsr", label, "probability", nan, n=n, note=why),
             Item("pbo", pbo_label, "probability", nan, n=n, note=why),
         )
-    matrix = trials.daily.to_numpy(np.float64)
-    spread = matrix.std(axis=0, ddof=1)
-    # A trial that never traded has ratio 0, as in PBO.
-    ratios = np.divide(matrix.mean(axis=0), spread, out=np.zeros(count), where=spread > 0)
-    variance = float(ratios.var(ddof=1))
-    if found is None:
-        dsr = Item("dsr", label, "probability", nan, n=n, note="the Sharpe ratio does not exist")
+    # Trials of a part of the span have their own days' ratios; one that saw less than two days has none.
+    ratios = trial_sharpes(trials)
+    ratios = ratios[np.isfinite(ratios)]
+    if found is None or len(ratios) < 2:
+        why = "the Sharpe ratio does not exist" if found is None else "fewer than two trials replayed two of its days"
+        dsr = Item("dsr", label, "probability", nan, n=n, note=why)
     else:
+        variance = float(ratios.var(ddof=1))
         dsr = Item("dsr", label, "probability", deflated_sharpe(found, trials=count, variance=variance), n=n,
                    note=f"{count} trials, daily ratios of variance {variance:.5f}")  # fmt: skip
-    blocks = min(16, len(matrix) // 2 // 2 * 2)
-    if blocks < 4:
-        pbo = Item(
-            "pbo", pbo_label, "probability", nan, n=len(matrix), note="fewer than 8 days cannot be cut in halves"
+    over, days = trials_overfitting(trials), len(trials.daily)
+    if over is None or days < 8:
+        why = (
+            "fewer than 8 days cannot be cut in halves"
+            if days < 8
+            else "fewer than two trials replayed every day of the span"
         )
+        pbo = Item("pbo", pbo_label, "probability", nan, n=days, note=why)
     else:
-        over = backtest_overfitting(matrix, blocks=blocks)
         pbo = Item("pbo", pbo_label, "probability", over.probability, n=over.configurations,
-                   note=f"{over.splits:,} splits of {blocks} blocks of days; noise alone has 0.5")  # fmt: skip
+                   note=f"{over.splits:,} splits of time in two halves; noise alone has 0.5")  # fmt: skip
     return tried, dsr, pbo
 
 

@@ -131,6 +131,20 @@ def test_dsr_and_pbo_rest_on_the_system_s_own_trials(found: Figures, made: Mater
     assert more["trials"].value == 40 and more["dsr"].value < found.item("dsr").value
 
 
+def test_trials_of_a_part_of_the_span_count_and_break_nothing(found: Figures, made: Material) -> None:
+    assert made.trials is not None
+    returns, daily = found.daily["net_return"].to_numpy(), made.trials.daily.copy()
+    daily["a part"] = daily["trial 03"].where(np.arange(len(daily)) > 5)
+    daily["a day"] = daily["trial 04"].where(np.arange(len(daily)) < 1)
+    given = Trials(made.trials.chosen, daily, tuple(daily))
+    told = {item.name: item for item in _chance(returns, given)}
+    assert told["trials"].value == 14 and 0 < told["dsr"].value < found.item("dsr").value
+    assert told["pbo"].value == found.item("pbo").value and told["pbo"].n == 12
+    parts = daily.iloc[:, [0]].assign(**{"a part": daily["a part"]})
+    few = {item.name: item for item in _chance(returns, Trials(made.trials.chosen, parts, tuple(parts)))}
+    assert np.isnan(few["pbo"].value) and "fewer than two trials replayed every day" in few["pbo"].note
+
+
 @pytest.mark.parametrize("count", [None, 1])
 def test_without_other_trials_there_is_no_dsr_and_it_says_why(
     made: Material, found: Figures, count: int | None
