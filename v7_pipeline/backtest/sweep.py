@@ -9,9 +9,10 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -260,7 +261,8 @@ def _in_processes(chosen: Sequence[Configuration], runner: Runner | None, count:
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_deaf_to_ctrl_c)
     try:
-        waiting: dict[Future[Tried | str], str] = {pool.submit(_try, one, runner): one.name for one in chosen}
+        with _ctrl_c_ignored():  # they are born with it, before they could say so themselves
+            waiting: dict[Future[Tried | str], str] = {pool.submit(_try, one, runner): one.name for one in chosen}
         for done in as_completed(waiting):
             error = done.exception()
             yield waiting[done], done.result() if error is None else f"its process ended: {error}"
@@ -270,6 +272,19 @@ def _in_processes(chosen: Sequence[Configuration], runner: Runner | None, count:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """For a moment; only the main thread hears signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _deaf_to_ctrl_c() -> None:

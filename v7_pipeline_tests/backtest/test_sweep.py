@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -163,6 +167,41 @@ def test_in_one_process_a_failure_ends_nothing_and_every_other_one_is_recorded(
     assert found.failed == {"broken": "ValueError: postgres://me:…@host has no candles"}
     few, many = found.tried[1].trial.n_trades, found.tried[0].trial.n_trades
     assert 0 < few < many
+
+
+_INTERRUPTED = """
+from v7_pipeline.backtest.sweep import configurations, parse_sweep, run_sweep
+from v7_pipeline.settings import load_settings
+from v7_pipeline_tests.backtest.runners import run_small
+from v7_pipeline_tests.backtest.test_sweep import SPAN
+from dataclasses import replace
+
+base = load_settings()
+quick, more = configurations(parse_sweep(["min_confidence=0.55,0.6"], base), base, **SPAN)
+found = run_sweep(
+    [quick, replace(more, name="slow 1"), replace(more, name="slow 2")], record=lambda trial: None, runner=run_small,
+    workers=2, on_progress=lambda stage, done, total: print(done, "of", total, flush=True),
+)
+print("left:", *found.left)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_a_terminal_reaches_all_processes_and_nobody_complains(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTED],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        start_new_session=True,
+    )
+    assert child.stdout is not None and child.stdout.readline() == "1 of 3\n"
+    os.killpg(child.pid, signal.SIGINT)
+    out, complaints = child.communicate(timeout=45)
+    assert (out, child.returncode) == ("left: slow 1 slow 2\n", 0)
+    assert "Traceback" not in complaints
 
 
 @pytest.fixture(scope="module")
