@@ -9,18 +9,17 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from v7_pipeline.backtest.comparison import Simulation
-from v7_pipeline.backtest.deciders import Decider, RulesDecider, decider_of
+from v7_pipeline.backtest.deciders import Decider, RulesDecider
 from v7_pipeline.backtest.labels import MINUTE_US, NEVER, Found, Labels, Trade
-from v7_pipeline.backtest.prepared import Prepared, prepare
+from v7_pipeline.backtest.prepared import Prepared
 from v7_pipeline.backtest.replay import SOURCE
 from v7_pipeline.backtest.rows import frames
 from v7_pipeline.backtest.running import Threshold, WinRate
@@ -31,18 +30,15 @@ from v7_pipeline.scan.account import TO_FILL, products, rule_set
 from v7_pipeline.scan.decide import rotation
 from v7_pipeline.scan.exposure import correlations_of
 from v7_pipeline.scan.watch import breach_halts
-from v7_pipeline.settings import Settings, load_settings
-from v7_pipeline.store import open_store, signal_id
+from v7_pipeline.settings import Settings
+from v7_pipeline.store import signal_id
 from v7_pipeline.store.schema import HEADLINE_WINDOW, TABLES
 from v7_pipeline.theories.bayesian_win_rate import SCOPES
 from v7_pipeline.trades import fee_preset
 from v7_pipeline.trades.pnl import loss_at_stop
 from v7_pipeline.trades.sizing import size_rows
 
-if TYPE_CHECKING:
-    from v7_pipeline.backtest.sweep import Configuration
-
-__all__ = ["SIMULATED_STAGE", "run_configuration", "simulate"]
+__all__ = ["SIMULATED_STAGE", "simulate"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -508,33 +504,3 @@ def _midnights(prepared: Prepared, zone: Any) -> Ints:
 
 def _instant(minute: int) -> datetime:
     return datetime.fromtimestamp(minute * 60, tz=UTC)
-
-
-# --- by description -------------------------------------------------------------------------
-
-
-def run_configuration(configuration: Configuration) -> Simulation:
-    """Simulate what a description says, in whatever process; the same span and symbols are prepared once."""
-    s = configuration.settings
-    given = _prepared(
-        configuration.source,
-        configuration.start,
-        configuration.end,
-        configuration.every_minutes,
-        s.symbols,
-        s.gap_minutes,
-        s.min_observed_share,
-    )
-    decider = None
-    if configuration.strategy != "v7":
-        decider = decider_of(configuration.strategy, given, s, open_store(configuration.source))
-    return simulate(given, s, weights=configuration.weights, decider=decider, name=configuration.name)
-
-
-@lru_cache(maxsize=1)
-def _prepared(
-    source: str, start: datetime, end: datetime, every: int, symbols: tuple[str, ...], gap: int, share: float
-) -> Prepared:
-    changes = {"symbols": symbols, "gap_minutes": gap, "min_observed_share": share}
-    settings = load_settings().model_copy(update=changes)
-    return prepare(open_store(source), settings, start=start, end=end, every=timedelta(minutes=every))

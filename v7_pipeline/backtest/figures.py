@@ -52,7 +52,8 @@ class Material:
 
     candles: symbol, open_time, open, high, low, close. readings: theory_features rows (symbol, as_of, p_bear,
     p_sideways, p_bull and, for attribution, each theory's vote and score), None where there are none. attribution:
-    theory_attribution rows of one instant, None to have them reckoned from the readings. `command` made the backtest.
+    theory_attribution rows of one instant, None to have them reckoned from the readings. `command` made the backtest;
+    `no_random_entry` says why there is none.
     """
 
     run_id: str
@@ -65,6 +66,7 @@ class Material:
     attribution: pd.DataFrame | None = None
     baselines: tuple[Baseline, ...] = ()
     random_entry: RandomEntry | None = None
+    no_random_entry: str = ""
     trials: Trials | None = None
     command: str = ""
 

@@ -16,7 +16,7 @@ from typing import Any
 from v7_pipeline import __version__
 from v7_pipeline.analyst.base import Analyst
 from v7_pipeline.backtest.baselines import all_baselines, as_baseline
-from v7_pipeline.backtest.comparison import Baseline, Simulation, Trials
+from v7_pipeline.backtest.comparison import Baseline, RandomEntry, Simulation, Trials
 from v7_pipeline.backtest.deciders import STRATEGIES, decider_of
 from v7_pipeline.backtest.engine import simulate
 from v7_pipeline.backtest.figures import Figures, Material, figures
@@ -209,8 +209,17 @@ def _compared(
                 found += all_baselines(_rules(given, record), own, given.candles, on_progress=on_progress)
             done = True
         trials: Trials = trials_on(counted, first=first, last=last, venue=venue, chosen=mine.trial_id)
-    chance = random_entry(own, given.candles, seed=seed_of(run_id), draws=DRAWS) if done else None
-    return replace(what, baselines=tuple(found), random_entry=chance, trials=trials), not done
+    chance, why = _chance(own, given, run_id) if done else (None, "interrupted before")
+    return replace(what, baselines=tuple(found), random_entry=chance, no_random_entry=why, trials=trials), not done
+
+
+def _chance(own: Simulation, given: Prepared, run_id: str) -> tuple[RandomEntry | None, str]:
+    """Random entries like the strategy's, or why there are none: a span that is too short has no room for them."""
+    try:
+        drawn = random_entry(own, given.candles, seed=seed_of(run_id), draws=DRAWS)
+    except BacktestError as error:
+        return None, str(error)
+    return drawn, "" if drawn else "no trade has closed"
 
 
 def _rules(given: Prepared, record: Callable[[Trial], None]) -> Any:
