@@ -137,7 +137,7 @@ def test_noise_looks_better_where_it_was_chosen_than_where_it_is_judged() -> Non
                 first=START, last=START + 60 * DAY - timedelta(minutes=2), initial_usd=1e5,
             )
         )
-        for seed in range(12)
+        for seed in range(8)
     ]  # fmt: skip
     assert np.mean([one.degradation for one in found]) > 0.1
     assert abs(np.mean([one.splits["out_of_sample"].mean() for one in found])) < 0.06
