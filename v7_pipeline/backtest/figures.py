@@ -169,7 +169,7 @@ def figures(material: Material) -> Figures:
         "Trades": _trade_items(told, trades, daily),
         "Costs and use": _costs(trades, told, (first, max(last, first + MINUTE)), initial),
         "Could it be chance?": _chance(daily["net_return"].to_numpy(), material.trials),
-        "The prop firm's challenge": firm,
+        "The prop firm's challenge": (_stopped(sim, last), *firm),
         "If both barriers lay in one candle": _ambiguity(trades, initial),
     }
     return Figures(
@@ -558,6 +558,28 @@ def _own_account(
              min((usd for _, usd in state.daily_pnl_usd), default=nan) / initial, n=len(state.daily_pnl_usd),
              note="" if state.daily_pnl_usd else "no day with a closed trade"),
     )  # fmt: skip
+
+
+def _stopped(sim: Simulation, last: datetime) -> Item:
+    """How long nothing was accepted at the end because of the loss limits: days that say nothing of the strategy."""
+    g = sim.gated
+    label = "days at the end in which the loss limits let nothing through"
+    accepted = g.loc[g["accepted"].astype(bool), "as_of"]
+    since = accepted.max() if len(accepted) else sim.instants[0]
+    after = g[g["as_of"] > since]
+    refused = after["reason_codes"].fillna("").str.contains(_LIMITS, regex=True)
+    n, days = int(refused.sum()), (pd.Timestamp(last) - since) / pd.Timedelta(days=1)
+    if len(after) == 0 or n < 0.5 * len(after):
+        return Item(
+            "stopped_days", label, "days", 0.0, n=max(len(after), 1), note="they never stood in the way for long"
+        )
+    words = after.loc[refused, "reason_codes"].str.findall(_LIMITS).explode().value_counts()
+    told = f"last accepted {since:%Y-%m-%d %H:%M}Z; {words.index[0]} against {n:,} of {len(after):,} chances after it"
+    return Item("stopped_days", label, "days", float(days), n=n, note=told)
+
+
+# What an account's loss limits say: a strategy that they stop trades no more, however long the span goes on.
+_LIMITS = r"HALT_DAILY|HALT_TOTAL|FTMO_BREACHED_\w+|FTMO_\w+_ROOM"
 
 
 # --- decisions ------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ def html(found: Figures) -> str:
         facts=_facts(found),
         rival_head=[label for _, label in _RIVAL_COLUMNS],
         rivals=_rivals(found),
+        meanings=[(one.name, one.meaning) for one in found.rivals],
         sections={name: [_row(item) for item in items] for name, items in found.sections.items()},
         months=_months(found),
         tables=_tables(found),

@@ -18,6 +18,8 @@ Against = Literal["beats", "is beaten by", "cannot be told from", "too few days 
 
 #: PSR, DSR and the share of random entries from which on something is called more than chance.
 SURE = 0.95
+#: Shorter stops are the daily limit at work, or chance.
+STOPPED_DAYS = 1.5
 _TOLD = 6
 _SHORT: dict[Against, str] = {
     "beats": "beats",
@@ -54,7 +56,8 @@ class Verdict:
         told, others = self.standings[:_TOLD], self.standings[_TOLD:]
         words = {one.word: [other.name for other in others if other.word == one.word] for one in others}
         rest = "; ".join(f"it {_SHORT[word]} {', '.join(names)}" for word, names in sorted(words.items()))
-        return (*(one.sentence for one in told), *([f"Of the others, {rest}."] if rest else []), *self.sentences)
+        more = f"Of the others, {rest}. Of {len(self.standings)} comparisons one in twenty looks sure by chance."
+        return (*(one.sentence for one in told), *([more] if rest else []), *self.sentences)
 
     def markdown(self) -> str:
         """Headline and lines as markdown."""
@@ -64,7 +67,16 @@ class Verdict:
 def verdict(found: Figures) -> Verdict:
     """The verdict of these figures."""
     word, headline = _headline(found)
-    told = (_random(found), _trials(found), _doubt(found), _firm(found), _gaps(found), _off(found), _demo(found))
+    told = (
+        _stopped(found),
+        _random(found),
+        _trials(found),
+        _doubt(found),
+        _firm(found),
+        _gaps(found),
+        _off(found),
+        _demo(found),
+    )
     return Verdict(word, headline, tuple(_standing(one) for one in found.rivals), tuple(s for s in told if s))
 
 
@@ -103,11 +115,21 @@ def _standing(rival: Rival) -> Standing:
     elif gap.upper < 0:
         word, says = "is beaten by", "It is beaten by"
     else:
-        word, says = "cannot be told from", "It does not beat"
+        word, says = "cannot be told from", "It does not beat, nor is it beaten by,"
     ends = f"{gap.lower * 1e4:+.1f} … {gap.upper * 1e4:+.1f}"
-    more = ", which is not distinguishable from it" if word == "cannot be told from" else ""
-    text = f"{says} {rival.name}{more}: {gap.value * 1e4:+.1f} basis points a day (95 % in {ends}, n = {gap.n} days)."
+    text = f"{says} {rival.name}: {gap.value * 1e4:+.1f} basis points a day (95 % in {ends}, n = {gap.n} days)."
     return Standing(rival.name, word, text)
+
+
+def _stopped(found: Figures) -> str:
+    """Whether the loss limits ended it: what came after is no trading, not a calm market."""
+    item = found.item("stopped_days")
+    if item.value < STOPPED_DAYS:
+        return ""
+    return (
+        f"The loss limits ended its trading: in the last {item.value:.1f} days nothing was accepted ({item.note}). "
+        "Daily figures count those days as days without a return."
+    )
 
 
 def _random(found: Figures) -> str:

@@ -51,7 +51,7 @@ def test_the_page_leads_with_the_verdict_then_the_table_then_charts(page: str, f
     for item in found.items():
         assert item.label in told
     for rival in found.rivals:
-        assert f"<td>{rival.name}<small>" in told
+        assert f">{rival.name}</td>" in told and rival.meaning in told
 
 
 def test_everything_is_inside_and_nothing_is_asked_of_anybody(page: str) -> None:

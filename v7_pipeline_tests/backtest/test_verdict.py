@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from v7_pipeline.backtest.comparison import Baseline
-from v7_pipeline.backtest.figures import Figures, Material, _rival, figures
+from v7_pipeline.backtest.figures import Figures, Material, _rival, _stopped, figures
 from v7_pipeline.backtest.risk import Item
 from v7_pipeline.backtest.verdict import verdict
 from v7_pipeline_tests.backtest.worlds import baseline, candles_of, material_of, random_entry, simulation_of
@@ -86,15 +87,19 @@ def test_each_baseline_gets_a_plain_word(losing: Figures, winning: Figures) -> N
     standings = verdict(against(losing, *others)).standings
     assert [one.word for one in standings] == ["is beaten by", "cannot be told from", "too few days against"]
     assert standings[0].sentence.startswith("It is beaten by far ahead: -")
-    assert "It does not beat noise" in standings[1].sentence and "5 days are too few" in standings[2].sentence.lower()
+    assert (
+        "It does not beat, nor is it beaten by, noise: " in standings[1].sentence
+        and "5 days are too few" in standings[2].sentence.lower()
+    )
 
 
 def test_many_baselines_share_one_line(losing: Figures) -> None:
     sim = losing.material.simulation
     many = tuple(baseline(f"without {number}", sim, daily=0.05) for number in range(9))
     told = verdict(against(losing, *many))
-    assert (
-        len(told.standings) == 9 and told.lines[6] == "Of the others, it is beaten by without 6, without 7, without 8."
+    assert len(told.standings) == 9 and told.lines[6] == (
+        "Of the others, it is beaten by without 6, without 7, without 8. "
+        "Of 9 comparisons one in twenty looks sure by chance."
     )
 
 
@@ -120,3 +125,18 @@ def test_trials_demo_and_gates_that_are_off_are_said(losing: Figures, winning: F
     lines = verdict(demo).lines
     assert "GATES OFF: exposure." in lines and "nothing follows for a real market" in lines[-1]
     assert not any("simulated" in line for line in verdict(losing).lines)
+
+
+def test_a_strategy_that_the_loss_limits_ended_is_said_to_have_ended(losing: Figures) -> None:
+    sim = losing.material.simulation
+    late = sim.gated["as_of"] > sim.instants[-1] - pd.Timedelta(days=10)
+    gated = sim.gated.assign(
+        accepted=sim.gated["accepted"] & ~late,
+        reason_codes=sim.gated["reason_codes"].where(~late, "HOLD,FTMO_TOTAL_ROOM,FTMO_MARGIN"),
+    )
+    last = sim.instants[-1].to_pydatetime()
+    stopped, calm = _stopped(replace(sim, gated=gated), last), losing.item("stopped_days")
+    assert 10 <= stopped.value < 11 and "FTMO_TOTAL_ROOM against" in stopped.note and calm.value == 0
+    line = verdict(changed(losing, stopped_days=stopped)).lines
+    assert any(text.startswith("The loss limits ended its trading: in the last 10.") for text in line)
+    assert not any("loss limits ended" in text for text in verdict(losing).lines)
