@@ -566,7 +566,7 @@ def _stopped(sim: Simulation, last: datetime) -> Item:
     label = "days at the end in which the loss limits let nothing through"
     accepted = g.loc[g["accepted"].astype(bool), "as_of"]
     since = accepted.max() if len(accepted) else sim.instants[0]
-    after = g[g["as_of"] > since]
+    after = g[(g["as_of"] > since) & (g["side"] != "HOLD")]  # a HOLD asked for nothing
     refused = after["reason_codes"].fillna("").str.contains(_LIMITS, regex=True)
     n, days = int(refused.sum()), (pd.Timestamp(last) - since) / pd.Timedelta(days=1)
     if len(after) == 0 or n < 0.5 * len(after):
@@ -574,7 +574,7 @@ def _stopped(sim: Simulation, last: datetime) -> Item:
             "stopped_days", label, "days", 0.0, n=max(len(after), 1), note="they never stood in the way for long"
         )
     words = after.loc[refused, "reason_codes"].str.findall(_LIMITS).explode().value_counts()
-    told = f"last accepted {since:%Y-%m-%d %H:%M}Z; {words.index[0]} against {n:,} of {len(after):,} chances after it"
+    told = f"last accepted {since:%Y-%m-%d %H:%M}Z; {words.index[0]} against {n:,} of {len(after):,} later ones"
     return Item("stopped_days", label, "days", float(days), n=n, note=told)
 
 

@@ -132,7 +132,9 @@ def test_a_strategy_that_the_loss_limits_ended_is_said_to_have_ended(losing: Fig
     late = sim.gated["as_of"] > sim.instants[-1] - pd.Timedelta(days=10)
     gated = sim.gated.assign(
         accepted=sim.gated["accepted"] & ~late,
-        reason_codes=sim.gated["reason_codes"].where(~late, "HOLD,FTMO_TOTAL_ROOM,FTMO_MARGIN"),
+        reason_codes=sim.gated["reason_codes"].where(
+            ~late | (sim.gated["side"] == "HOLD"), "FTMO_TOTAL_ROOM,FTMO_MARGIN"
+        ),
     )
     last = sim.instants[-1].to_pydatetime()
     stopped, calm = _stopped(replace(sim, gated=gated), last), losing.item("stopped_days")
