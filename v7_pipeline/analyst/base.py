@@ -18,7 +18,9 @@ __all__ = [
     "BUDGET_DAY",
     "BUDGET_MONTH",
     "CONSERVATIVE",
+    "NOT_CONFIRMED",
     "NOT_IN_LEDGER",
+    "NOT_SAMPLED",
     "READINGS_MISSING",
     "Analyst",
     "AnalystError",
@@ -43,14 +45,17 @@ Status = Literal["answered", "abstained", "skipped"]
 # Analysts that reach no service: their decisions are no calls.
 ASKS_NOBODY = ("rules", "replay")
 
-# What ends the name under which an analyst is asked again, to learn what its answers rest on: those decide nothing.
-ASKED_AGAIN = "-(unchanged|without-[a-z_]+)$"
+# What ends the name under which an analyst is asked outside of scans, to learn what its answers rest on or what they
+# would have come to: those decide nothing.
+ASKED_AGAIN = "-(unchanged|backtest|without-[a-z_]+)$"
 
 READINGS_MISSING = "READINGS_MISSING"
 BUDGET_DAY = "BUDGET_DAY"
 BUDGET_MONTH = "BUDGET_MONTH"
 ANALYST_RESTING = "ANALYST_RESTING"
 NOT_IN_LEDGER = "NOT_IN_LEDGER"
+NOT_SAMPLED = "NOT_SAMPLED"
+NOT_CONFIRMED = "NOT_CONFIRMED"
 
 
 class AnalystError(RuntimeError):

@@ -29,7 +29,7 @@ from v7_pipeline.analyst.ledger import (
     Received,
     Reservation,
 )
-from v7_pipeline.analyst.prices import PriceTable, token_upper_bound
+from v7_pipeline.analyst.prices import PriceTable, Usage, token_upper_bound
 from v7_pipeline.analyst.prompt import Message, build_prompt, largest_prompt
 from v7_pipeline.analyst.regimes import note_regimes
 from v7_pipeline.analyst.reply import BLANK, OVERLOADED, REPAIRABLE, Abstention, parse_reply
@@ -169,6 +169,31 @@ class DeepSeekAnalyst:
     def worst_case_usd(self) -> float:
         """What one attempt may cost at most, in USD, for the longest prompt; for the gate that saves the asking."""
         return self._worst_case(largest_prompt().messages, self._clock())
+
+    @property
+    def model(self) -> str:
+        """The model that is asked for."""
+        return self._model
+
+    @property
+    def parameters(self) -> Parameters:
+        """What is sent beside model and messages."""
+        return self._parameters
+
+    @property
+    def room_usd(self) -> float:
+        """What the tighter of the budgets still holds now, in USD; never below 0."""
+        spent = self._ledger.spent(self._clock())
+        return max(min(spent.day_room, spent.month_room), 0.0)
+
+    def priced(self, usage: Usage) -> float:
+        """USD that a call of this usage would cost now."""
+        return self._prices.cost(self._model, usage, self._clock())
+
+    @property
+    def asked_at(self) -> datetime:
+        """Its clock's instant: which price holds, and which checkpoint the model's name stands for."""
+        return self._clock()
 
     def named(self, name: str) -> DeepSeekAnalyst:
         """The same service under another name, by which the ledger keeps its answers apart."""

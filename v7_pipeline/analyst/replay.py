@@ -19,7 +19,7 @@ from v7_pipeline.analyst.wire import Parameters, messages_text, prompt_hash
 if TYPE_CHECKING:
     from v7_pipeline.store import Reader, Store
 
-__all__ = ["Held", "ReplayAnalyst", "Reread", "held_answers", "reread"]
+__all__ = ["Held", "ReplayAnalyst", "Reread", "held_answers", "replayed", "reread"]
 
 _COMPARED = (
     "status", "status_reason", "side", "confidence", "entry_price", "stop_price", "target_price", "horizon_minutes",
@@ -149,6 +149,21 @@ class ReplayAnalyst:
         """What a question may cost: nothing."""
         return 0.0
 
+    @property
+    def model(self) -> str:
+        """Whose answers it looks for."""
+        return self._model
+
+    @property
+    def parameters(self) -> Parameters:
+        """With which parameters they were asked."""
+        return self._parameters
+
+    @property
+    def fallback(self) -> Analyst | None:
+        """Who decides what the ledger does not hold; None where nobody does."""
+        return self._fallback
+
     def decide(self, questions: Sequence[Question], *, now: datetime) -> list[Decision]:
         """One decision a question, in order: answered, abstained as it was then, or skipped with NOT_IN_LEDGER."""
         require_aware(now, "now")
@@ -163,26 +178,28 @@ class ReplayAnalyst:
         missing = [question for question in questions if hashes[question.signal_id] not in held]
         others = {d.signal_id: d for d in self._fallback.decide(missing, now=now)} if self._fallback else {}
         return [
-            others.get(signal_id) or self._decision(signal_id, prompt, held.get(hashes[signal_id]))
+            others.get(signal_id) or replayed(signal_id, prompt, held.get(hashes[signal_id]), self.name)
             for signal_id, prompt in prompts.items()
         ]
 
-    def _decision(self, signal_id: str, prompt: Prompt, held: Held | None) -> Decision:
-        outcome: Mapping[str, Any]
-        if held is None:
-            outcome = {"status": "skipped", "status_reason": NOT_IN_LEDGER, "answer": None}
-        elif isinstance(held.said, Answer):
-            outcome = {"status": "answered", "status_reason": None, "answer": held.said}
-        else:
-            outcome = {"status": "abstained", "status_reason": held.said.reason, "answer": None}
-        return Decision(
-            signal_id=signal_id,
-            call_id=held.call_id if held else None,
-            prompt_version=prompt.version,
-            cost_usd=0.0,
-            analyst=self.name,
-            ungrounded=ungrounded_against(held.said, prompt.messages)
-            if held is not None and isinstance(held.said, Answer)
-            else None,
-            **outcome,
-        )
+
+def replayed(signal_id: str, prompt: Prompt, held: Held | None, analyst: str) -> Decision:
+    """The decision of what the ledger holds on `prompt`, at no cost; skipped with NOT_IN_LEDGER where that is None."""
+    outcome: Mapping[str, Any]
+    if held is None:
+        outcome = {"status": "skipped", "status_reason": NOT_IN_LEDGER, "answer": None}
+    elif isinstance(held.said, Answer):
+        outcome = {"status": "answered", "status_reason": None, "answer": held.said}
+    else:
+        outcome = {"status": "abstained", "status_reason": held.said.reason, "answer": None}
+    return Decision(
+        signal_id=signal_id,
+        call_id=held.call_id if held else None,
+        prompt_version=prompt.version,
+        cost_usd=0.0,
+        analyst=analyst,
+        ungrounded=ungrounded_against(held.said, prompt.messages)
+        if held is not None and isinstance(held.said, Answer)
+        else None,
+        **outcome,
+    )

@@ -157,6 +157,13 @@ ANALYST_REASONS: dict[str, Reason] = {
         "the replay analyst has no answer to this very question",
         "nothing to do, or set V7_REPLAY_FALLBACK=rules",
     ),
+    "NOT_SAMPLED": Reason(
+        "the backtest asks its paid analyst at a sample of instants, and this is none of them",
+        "nothing to do, or ask for a larger sample",
+    ),
+    "NOT_CONFIRMED": Reason(
+        "the cost that was confirmed for the backtest's sample is used up", "confirm again; what was answered is kept"
+    ),
     "BLANK": Reason("the reply was blank", "nothing to do: JSON mode replaces what is not JSON by spaces"),
     "TRUNCATED": Reason("the reply reached its token limit", "raise V7_DEEPSEEK_MAX_TOKENS"),
     "FILTERED": Reason("the service filtered the reply", "read the prompt with v7 llm show"),
