@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -34,7 +35,16 @@ from v7_pipeline.backtest.analysts import (
 )
 from v7_pipeline.scan.run import run_scan
 from v7_pipeline.store import Store, open_store, signal_id
-from v7_pipeline_tests.analyst.conftest import AS_OF, NOW, PROVENANCE, analyst, question, readings
+from v7_pipeline_tests.analyst.conftest import (
+    AS_OF,
+    NOW,
+    PROVENANCE,
+    ScriptedServer,
+    analyst,
+    completion,
+    question,
+    readings,
+)
 
 SYMBOLS = ("BTC-USD", "ETH-USD")
 INSTANTS = [AS_OF + timedelta(minutes=2 * place) for place in range(6)]
@@ -195,6 +205,19 @@ def test_only_the_sample_is_asked_for_what_was_told_at_most_and_the_second_run_i
         (d.answer, d.call_id, d.status_reason) for d in decisions
     ]
     assert (told[1].held, told[1].expected_usd) == (6, 0.0)
+
+
+def test_a_reply_that_could_not_be_used_is_kept_too_and_not_paid_for_twice(store: Store) -> None:
+    server = ScriptedServer([(200, completion("BUY!", finish="length"))])
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        paid = paying(store, server.url, retries=0)
+        first, again = (sampled(store, paid, n=1).decide(asked([INSTANTS[3]]), now=NOW) for _ in range(2))
+        assert {(d.status, d.status_reason) for d in (*first, *again)} == {("abstained", "TRUNCATED")}
+        assert len(server.requests) == 2 and sum(d.cost_usd for d in again) == 0.0
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_without_a_yes_nothing_is_asked(store: Store, sandbox: Any) -> None:
