@@ -184,10 +184,11 @@ def ours(candles: pd.DataFrame, *, one_order_a_candle: bool = False) -> pd.DataF
     `one_order_a_candle`: a signal in the candle in which a position ends is lost, as it is in vectorbt.
     """
     from v7_pipeline.trades import FeePreset, follow, one_at_a_time
+    from v7_pipeline.trades.frames import by_symbol
 
     parts = []
     closes, times = candles["close"].to_numpy(), candles["open_time"].dt.tz_localize(None).to_numpy("datetime64[us]")
-    for symbol, places in candles.groupby("symbol", sort=False, observed=True).indices.items():
+    for symbol, places in by_symbol(candles).items():
         close = closes[places]
         up, down = _signals(close)
         at = np.flatnonzero(up | down)

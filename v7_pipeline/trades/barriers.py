@@ -16,7 +16,7 @@ from v7_pipeline.store.schema import PROVENANCE, table
 from v7_pipeline.trades import fees as fees_module
 from v7_pipeline.trades import pnl
 from v7_pipeline.trades.fees import FeePreset
-from v7_pipeline.trades.frames import MINUTE_US, NO_INSTANT, directions, instants, microseconds, require, utc
+from v7_pipeline.trades.frames import MINUTE_US, NO_INSTANT, by_symbol, directions, instants, microseconds, require, utc
 
 __all__ = ["OUTCOME_COLUMNS", "can_be_followed", "follow", "warm_up"]
 
@@ -158,13 +158,13 @@ def _paths(candles: pd.DataFrame, as_of_us: int) -> dict[str, _Path]:
     if not known.all():
         candles, time = candles[known], time[known]
     paths: dict[str, _Path] = {}
-    for symbol, places in candles.groupby("symbol", sort=False, observed=True).indices.items():
+    for symbol, places in by_symbol(candles).items():
         order = places[np.argsort(time[places], kind="stable")]
         times = time[order]
         if (np.diff(times) == 0).any():
             raise ValueError(f"candles of {symbol} repeat a minute; keep one row for each symbol and open_time")
         prices = (candles[name].to_numpy(np.float64)[order] for name in ("open", "high", "low", "close"))
-        paths[str(symbol)] = _Path(times, *prices)
+        paths[symbol] = _Path(times, *prices)
     return paths
 
 
@@ -177,10 +177,10 @@ def _trace_all(trades: pd.DataFrame, direction: Floats, candles: pd.DataFrame, a
     stop, target = (trades[name].to_numpy(np.float64) for name in ("stop_price", "target_price"))
     orders = _Orders(signalled, horizon, direction, stop, target)
     traces = _untouched(len(trades))
-    for symbol, places in trades.reset_index(drop=True).groupby("symbol", sort=False, observed=True).indices.items():
-        if str(symbol) in paths:
+    for symbol, places in by_symbol(trades).items():
+        if symbol in paths:
             own = _Orders(*(column[places] for column in orders))
-            _trace(paths[str(symbol)], own, traces, np.asarray(places, dtype=np.int64))
+            _trace(paths[symbol], own, traces, np.asarray(places, dtype=np.int64))
     return traces
 
 

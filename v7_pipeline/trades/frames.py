@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["MINUTE_US", "NO_INSTANT", "directions", "instants", "microseconds", "require", "utc"]
+__all__ = ["MINUTE_US", "NO_INSTANT", "by_symbol", "directions", "instants", "microseconds", "require", "utc"]
 
 MINUTE_US = 60_000_000
 NO_INSTANT = np.iinfo(np.int64).min  # how numpy writes NaT as an integer
@@ -43,7 +43,7 @@ def microseconds(series: pd.Series, what: str) -> npt.NDArray[np.int64]:
     if not isinstance(series.dtype, pd.DatetimeTZDtype):
         raise ValueError(f"column {what} holds {series.dtype}, not time-zone-aware instants; convert it to UTC")
     numbers: npt.NDArray[np.int64] = (
-        series.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
+        series.dt.tz_convert(None).to_numpy("datetime64[us]").astype(np.int64)  # None: to UTC, without saying so
     )
     return numbers
 
@@ -51,6 +51,16 @@ def microseconds(series: pd.Series, what: str) -> npt.NDArray[np.int64]:
 def instants(numbers: npt.NDArray[np.int64]) -> Any:
     """The inverse of `microseconds`: datetime64[us, UTC]."""
     return pd.DatetimeIndex(numbers.astype("datetime64[us]")).tz_localize("UTC")
+
+
+def by_symbol(frame: pd.DataFrame) -> dict[str, Any]:
+    """The places (int64) of each symbol's rows, ascending. A categorical column spares hashing a million names."""
+    symbols = frame["symbol"]
+    if isinstance(symbols.dtype, pd.CategoricalDtype):
+        codes = symbols.cat.codes.to_numpy()
+        found = {str(name): np.flatnonzero(codes == code) for code, name in enumerate(symbols.cat.categories)}
+        return {name: places for name, places in found.items() if len(places)}
+    return {str(name): places for name, places in frame.groupby("symbol", sort=False).indices.items()}
 
 
 def directions(sides: pd.Series) -> npt.NDArray[np.float64]:

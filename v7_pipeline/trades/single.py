@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from v7_pipeline.trades.frames import NO_INSTANT, microseconds, require
+from v7_pipeline.trades.frames import NO_INSTANT, by_symbol, microseconds, require
 
 __all__ = ["one_at_a_time"]
 
@@ -29,7 +29,7 @@ def one_at_a_time(outcomes: pd.DataFrame) -> npt.NDArray[np.bool_]:
     closed = microseconds(outcomes["exit_time"], "exit_time") != NO_INSTANT
     free = np.where(closed, microseconds(outcomes["followed_until"], "followed_until"), np.iinfo(np.int64).max)
     taken = np.zeros(len(outcomes), dtype=bool)
-    for places in outcomes.groupby("symbol", sort=False, observed=True).indices.values():
+    for places in by_symbol(outcomes).values():
         order = places[np.argsort(signalled[places], kind="stable")]
         # The first signal that finds the symbol free again after each of them; an instant's second row is no later one.
         instants = signalled[order]

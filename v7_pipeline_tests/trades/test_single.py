@@ -78,3 +78,15 @@ def test_naive_instants_are_refused() -> None:
     naive = rows((0, 1)).assign(as_of=pd.to_datetime(["2023-12-11"]))
     with pytest.raises(ValueError, match="as_of"):
         one_at_a_time(naive)
+
+
+def test_names_as_categories_change_nothing() -> None:
+    path = candles([(100, 103, 99.5, 102)] * 5)
+    both = pd.concat([path, path.assign(symbol="ETH-USD")], ignore_index=True).sample(frac=1, random_state=3)
+    signals = pd.concat([trade(signal_id="b"), trade(signal_id="e", symbol="ETH-USD")], ignore_index=True)
+    plain = follow(signals, both, **RULES)
+    names = pd.CategoricalDtype(["SOL-USD", "ETH-USD", "BTC-USD"])
+    coded = follow(signals.astype({"symbol": names}), both.astype({"symbol": names}), **RULES)
+    pd.testing.assert_frame_equal(coded.astype({"symbol": object}), plain)
+    assert plain["exit_reason"].tolist() == ["target"] * 2
+    assert one_at_a_time(coded).tolist() == one_at_a_time(plain).tolist() == [True, True]
