@@ -43,6 +43,7 @@ __all__ = [
     "ledger_analyst",
     "missing_answers",
     "sample_instants",
+    "sample_name",
     "sampled_analyst",
     "seed_of",
 ]
@@ -326,6 +327,11 @@ def sample_instants(instants: Sequence[datetime], n: int, *, seed: int | None = 
     return tuple(instants[place] for place in sorted(places.tolist()))
 
 
+def sample_name(analyst: str, n: int, seed: int | None = None) -> str:
+    """What `analyst` is called on a sample. A backtest's run id names its analyst: another sample is another one."""
+    return f"{analyst}-sample-{n}" + ("" if seed is None else f"-seed-{seed}")
+
+
 def seed_of(configuration: str) -> int:
     """A seed that belongs to a configuration, such as a backtest's run id."""
     return int.from_bytes(hashlib.sha256(configuration.encode()).digest()[:4], "little")
@@ -391,9 +397,7 @@ class SampledAnalyst:
     ) -> None:
         self._store, self._analyst = store, _in_backtests(analyst)
         self._chosen, self._cap, self._spent = frozenset(chosen), cap_usd, 0.0
-        drawn = "" if seed is None else f"-seed-{seed}"
-        # A backtest's run id names its analyst: another sample is another backtest.
-        self.name = f"{analyst.name}-sample-{len(self._chosen)}{drawn}"
+        self.name = sample_name(analyst.name, len(self._chosen), seed)
 
     @property
     def worst_case_usd(self) -> float:

@@ -30,6 +30,7 @@ from v7_pipeline.backtest.analysts import (
     ledger_analyst,
     missing_answers,
     sample_instants,
+    sample_name,
     sampled_analyst,
     seed_of,
 )
@@ -146,25 +147,21 @@ def test_an_answer_on_another_market_or_in_another_mode_is_none_and_the_place_is
     assert {d.analyst for d in fallen.decide(asked(INSTANTS[:1], **changes), now=NOW)} == {"rules"}
 
 
-def test_a_backtest_from_another_account_decides_as_the_scans_did(
+def test_a_backtest_from_another_account_decides_as_the_scan_did(
     make_runtime: Callable[..., Any], sandbox: Any, tmp_path: Path
 ) -> None:
-    """Scans that paid for their answers, then the same instants with ten times the money: no other decision."""
+    """A scan that paid for its answers, then the same instant with ten times the money: no other decision."""
     runtime = make_runtime(NOW, symbols="BTC-USD,ETH-USD")
     start = runtime.clock().replace(second=0)
-    for minutes in (0, 2):
-        instant = start + timedelta(minutes=minutes)
-        runtime.clock = lambda instant=instant: instant + timedelta(seconds=5)
-        run_scan(runtime.context(instant, f"scan-{minutes}"))
+    run_scan(runtime.context(start, "scan"))
     richer = runtime.settings.model_copy(update={"account_initial_usd": 10 * runtime.settings.account_initial_usd})
     sent = requests(sandbox)
-    instants = [start, start + EVERY]
-    again = ledger_analyst(runtime.store, runtime.replay_analyst(runtime.store), instants, richer.symbols)
+    again = ledger_analyst(runtime.store, runtime.replay_analyst(runtime.store), [start], richer.symbols)
     target = open_store(f"duckdb:{tmp_path / 'again.duckdb'}")
-    backtest(runtime.store, target, richer, start=start, end=start + 2 * EVERY, analyst=again)
+    backtest(runtime.store, target, richer, start=start, end=start + EVERY, analyst=again)
     columns = "signal_id, side, confidence, entry_price, stop_price, reasoning, status, call_id"
     wanted, got = (s.rows(f"SELECT {columns} FROM llm_signals ORDER BY 1") for s in (runtime.store, target))
-    assert len(wanted) == 4 and got == wanted
+    assert len(wanted) == 2 and got == wanted
     assert {row["analyst"] for row in target.rows("SELECT analyst FROM llm_signals")} == {SAME_MARKET}
     assert requests(sandbox) == sent
 
@@ -286,24 +283,24 @@ def test_a_backtest_on_a_sample_asks_once_and_never_again(
     """Whole scans: into one store, then into another from the ledger, row for row and for nothing."""
     runtime = make_runtime(NOW, symbols="BTC-USD,ETH-USD", analyst="rules")
     start = runtime.clock().replace(second=0) - timedelta(hours=1)
-    end = start + 3 * EVERY
+    end = start + 2 * EVERY
     runtime.clock = lambda: end + timedelta(seconds=5)
     run_scan(runtime.context(end, "candles"))  # brings them
     runtime.clock = lambda: NOW
-    instants = [start + place * EVERY for place in range(3)]
+    instants = [start + place * EVERY for place in range(2)]
     marks = {"source": "backtest", "run_id": "b", "code_version": "0.1.0"}
     sent, kept = requests(sandbox), []
     for name in ("one", "two"):
         paid = sampled_analyst(
-            runtime.store, runtime.paid_analyst("deepseek", marks), instants, SYMBOLS, n=2, confirm=lambda told: True
+            runtime.store, runtime.paid_analyst("deepseek", marks), instants, SYMBOLS, n=1, confirm=lambda told: True
         )
         target = open_store(f"duckdb:{tmp_path / name}.duckdb")
         backtest(runtime.store, target, runtime.settings, start=start, end=end, analyst=paid)
         kept.append(target.rows("SELECT * FROM llm_signals ORDER BY signal_id"))
         assert target.rows("SELECT * FROM llm_calls") == []
-    assert kept[0] == kept[1] and requests(sandbox) == sent + 4
+    assert kept[0] == kept[1] and requests(sandbox) == sent + 2
     assert sorted((row["status"], row["status_reason"]) for row in kept[0]) == (
-        [("answered", None)] * 4 + [("skipped", NOT_SAMPLED)] * 2
+        [("answered", None)] * 2 + [("skipped", NOT_SAMPLED)] * 2
     )
     assert {row["source"] for row in calls(runtime.store)} == {"backtest"}
     assert {row["analyst"] for row in runtime.store.rows("SELECT analyst FROM llm_signals")} == {"rules"}
@@ -331,7 +328,7 @@ def test_a_sample_is_the_same_each_time_in_order_and_without_repeats() -> None:
 def test_another_sample_is_another_backtest(store: Store, sandbox: Any) -> None:
     paid = paying(store, sandbox.url)
     names = {SampledAnalyst(store, paid, INSTANTS[:n], cap_usd=1.0, seed=s).name for n in (1, 2) for s in (None, 5)}
-    assert len(names) == 4
+    assert len(names) == 4 and sample_name("deepseek", 2, 5) in names
     naive = replace(asked()[0]), NOW.replace(tzinfo=None)
     with pytest.raises(ValueError, match="no time zone"):
         SampledAnalyst(store, paid, INSTANTS, cap_usd=1.0).decide([naive[0]], now=naive[1])
