@@ -106,7 +106,8 @@ def simulate(
     rules = _checked_rules(settings)
     chosen = source or settings.source
     with store_of(settings).reading() as reader:
-        trades = closed_trades(reader, kind, chosen)
+        # A person's own trades are one account's, whoever signalled; paper trades are each strategy's.
+        trades = closed_trades(reader, kind, chosen, None if kind == "manual" else settings.strategies[0])
         shown_as_demo = is_simulated(settings, reader)
         if trades.empty:
             raise UsageProblemError(_nothing(reader, kind, chosen))

@@ -158,6 +158,13 @@ class Settings(BaseSettings):
         False, description="let the newest proposed weights act in the next scan, unless V7_RULES_WEIGHTS is set"
     )
 
+    # --- strategies -----------------------------------------------------------------------
+    strategies: Annotated[tuple[Literal["v7", "v6", "ensemble"], ...], NoDecode] = Field(
+        ("v7",),
+        description="who may signal, separated by commas: v7, v6, ensemble; each has limits of its own, and the first "
+        "is the one whose account is watched and shown",
+    )
+
     # --- gates ----------------------------------------------------------------------------
     gates_off: Annotated[tuple[GateName, ...], NoDecode] = Field(
         (), description="gates that are asked but do not block, separated by commas; said on every signal and page"
@@ -285,6 +292,17 @@ class Settings(BaseSettings):
             if not (base.isalnum() and quote.isalnum()):
                 raise ValueError(f"{symbol!r} is no Coinbase product; write it as BASE-QUOTE, such as BTC-USD")
         return tuple(dict.fromkeys(symbols))
+
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _split_strategies(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        names = tuple(str(part).strip().lower() for part in parts if str(part).strip())
+        if not names:
+            raise ValueError("name at least one strategy: v7, v6 or ensemble")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{','.join(names)} names a strategy twice")
+        return names
 
     @field_validator("alert_urls", mode="before")
     @classmethod
@@ -415,6 +433,12 @@ class Settings(BaseSettings):
     def source(self) -> Literal["live", "demo"]:
         """What rows written now are marked with."""
         return self.mode
+
+    @property
+    def strategies_decided(self) -> tuple[str, ...]:
+        """The strategies that every scan decides, v7 first: those that may signal, and the ensemble's members."""
+        voting = "ensemble" in self.strategies
+        return tuple(name for name in ("v7", "v6", "ensemble") if name in self.strategies or voting)
 
     @property
     def analyst_name(self) -> str:

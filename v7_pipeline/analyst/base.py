@@ -21,6 +21,7 @@ __all__ = [
     "NOT_CONFIRMED",
     "NOT_IN_LEDGER",
     "NOT_SAMPLED",
+    "NO_MODEL",
     "READINGS_MISSING",
     "Analyst",
     "AnalystError",
@@ -56,6 +57,7 @@ ANALYST_RESTING = "ANALYST_RESTING"
 NOT_IN_LEDGER = "NOT_IN_LEDGER"
 NOT_SAMPLED = "NOT_SAMPLED"
 NOT_CONFIRMED = "NOT_CONFIRMED"
+NO_MODEL = "NO_MODEL"
 
 
 class AnalystError(RuntimeError):

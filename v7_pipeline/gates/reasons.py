@@ -23,6 +23,7 @@ ABSTAINED = "ABSTAINED"
 SKIPPED = "SKIPPED"
 
 NO_READING = "NO_READING"
+STRATEGY_OFF = "STRATEGY_OFF"
 PRICE_STALE = "PRICE_STALE"
 DECISION_LATE = "DECISION_LATE"
 HALT_MANUAL = "HALT_MANUAL"
@@ -64,6 +65,10 @@ REASONS: dict[str, Reason] = {
     ),
     SKIPPED: Reason("the analyst was not asked", "read the reason behind the colon: it is one of the codes below"),
     NO_READING: Reason("there is no reading of this symbol", "backfill its candles, or wait for the next scan"),
+    STRATEGY_OFF: Reason(
+        "its strategy is not in V7_STRATEGIES: it is decided for the ensemble's vote only",
+        "nothing to do, or switch it on with V7_STRATEGIES",
+    ),
     PRICE_STALE: Reason("the newest closed candle is too old", "check the exchange and the connection"),
     DECISION_LATE: Reason(
         "the decision came too long after its instant", "check the analyst's latency and the host's load"
@@ -152,6 +157,10 @@ ANALYST_REASONS: dict[str, Reason] = {
     "ANALYST_RESTING": Reason(
         "the analyst failed several times in a row and rests",
         "see the newest rows of llm_calls; it is tried again after V7_BREAKER_REST_S, or set V7_BREAKER_FALLBACK=rules",
+    ),
+    "NO_MODEL": Reason(
+        "v6 had too few closed trades to learn the day's model from: it needs about 16 of the 30 days before midnight",
+        "fill them with v7 backfill, or wait",
     ),
     "NOT_IN_LEDGER": Reason(
         "the replay analyst has no answer to this very question",

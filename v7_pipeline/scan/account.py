@@ -15,6 +15,7 @@ import pandas as pd
 from v7_pipeline.gates.conditions import OpenRisk
 from v7_pipeline.gates.ftmo import AccountState, Balance, account_state
 from v7_pipeline.gates.rulesets import EVERY, RuleSet, day_bounds, rules
+from v7_pipeline.scan.halts import STRATEGY_OF
 from v7_pipeline.settings import Settings
 from v7_pipeline.trades import Product, follow, pending_risk_usd, positions
 
@@ -26,12 +27,12 @@ SMALLEST = 1e-8  # base units; Coinbase's own step of its products
 _PAPER = """
 SELECT o.*, s.stop_price, s.target_price, s.entry_price AS planned_entry, s.horizon_minutes
 FROM outcomes o JOIN llm_signals s USING (signal_id)
-WHERE o.kind = 'paper' AND o.source = ? AND o.as_of <= ? ORDER BY o.as_of, o.symbol
+WHERE o.kind = 'paper' AND o.strategy = ? AND o.source = ? AND o.as_of <= ? ORDER BY o.as_of, o.symbol
 """
 _ACCEPTED = """
 SELECT g.signal_id, g.as_of, g.symbol, g.side, g.risk_usd, g.notional_usd, s.horizon_minutes
 FROM gated_signals g LEFT JOIN llm_signals s USING (signal_id)
-WHERE g.accepted AND g.source = ? AND g.as_of < ? ORDER BY g.as_of, g.symbol
+WHERE g.accepted AND g.strategy = ? AND g.source = ? AND g.as_of < ? ORDER BY g.as_of, g.symbol
 """
 # Accepted by a scan that died before it followed them: they trade all the same.
 _UNFOLLOWED = """
@@ -39,15 +40,18 @@ SELECT g.signal_id, 'paper' AS kind, g.as_of, g.symbol, g.strategy, g.side, g.qu
        s.entry_price AS planned_entry, s.horizon_minutes
 FROM gated_signals g JOIN llm_signals s USING (signal_id)
 LEFT JOIN outcomes o ON o.signal_id = g.signal_id AND o.kind = 'paper'
-WHERE g.accepted AND g.source = ? AND g.as_of < ? AND o.signal_id IS NULL ORDER BY g.as_of, g.symbol
+WHERE g.accepted AND g.strategy = ? AND g.source = ? AND g.as_of < ? AND o.signal_id IS NULL ORDER BY g.as_of, g.symbol
 """
 _READING = """
 SELECT "at", balance_usd, equity_usd, day_start_usd,
        max(greatest(balance_usd, coalesce(day_start_usd, balance_usd))) OVER () AS peak_usd
 FROM account_readings WHERE source = ? AND "at" <= ? AND recorded_at <= ? ORDER BY "at" DESC LIMIT 1
 """
-_LIFTED = "SELECT max(lifted_at) AS newest FROM halts WHERE kind = 'total' AND source = ? AND lifted_at <= ?"
-_GATED_BEFORE = "SELECT max(as_of) AS newest FROM gated_signals WHERE source = ? AND as_of < ?"
+_LIFTED = f"""
+SELECT max(lifted_at) AS newest FROM halts
+WHERE kind = 'total' AND {STRATEGY_OF} = ? AND source = ? AND lifted_at <= ?
+"""
+_GATED_BEFORE = "SELECT max(as_of) AS newest FROM gated_signals WHERE strategy = ? AND source = ? AND as_of < ?"
 _CANDLES = """
 SELECT symbol, open_time, high, low, close FROM candles
 WHERE open_time < ? AND (open_time >= ? OR (open_time >= ? AND open_time < ?))
@@ -99,18 +103,30 @@ class Account:
         }
 
 
-def read_account(settings: Settings, reader: Any, as_of: datetime, source: str, *, whole: bool = False) -> Account:
+def read_account(
+    settings: Settings,
+    reader: Any,
+    as_of: datetime,
+    source: str,
+    *,
+    whole: bool = False,
+    strategy: str | None = None,
+) -> Account:
     """The account of `source` at `as_of`: exits that came later are not known yet, nor are later signals.
+
+    Each strategy has a paper account of its own, by default the first of V7_STRATEGIES; that one is the account which
+    a person's readings are of.
 
     Limits are tested minute by minute from the FTMO day of the scan before on: what was broken earlier, that scan has
     seen and kept as a halt. `whole` tests every minute since the first trade again.
     """
-    outcomes = _as_known(settings, reader, _paper(reader, source, as_of), as_of)
-    accepted = reader.query(_ACCEPTED, (source, as_of))
+    whose = strategy or settings.strategies[0]
+    outcomes = _as_known(settings, reader, _paper(reader, whose, source, as_of), as_of)
+    accepted = reader.query(_ACCEPTED, (whose, source, as_of))
     chosen = rule_set(settings, as_of)
     book = positions(outcomes, outcomes, slippage=settings.slippage, rate_of=chosen.commission_of)
-    reading = _reading(reader, source, as_of)
-    before = None if whole else _gated_before(reader, source, as_of)
+    reading = _reading(reader, source, as_of) if whose == settings.strategies[0] else None
+    before = None if whole else _gated_before(reader, whose, source, as_of)
     tested_from = None if before is None else day_bounds(before, chosen.zone)[0]
     state = account_state(
         book,
@@ -120,7 +136,7 @@ def read_account(settings: Settings, reader: Any, as_of: datetime, source: str, 
         as_of=as_of,
         balance_override=reading,
         tested_from=tested_from,
-        forgiven_until=_instant(reader.rows(_LIFTED, (source, as_of))[0]["newest"]),
+        forgiven_until=_instant(reader.rows(_LIFTED, (whose, source, as_of))[0]["newest"]),
     )
     waiting = accepted[~accepted["signal_id"].isin(outcomes.loc[outcomes["entry_time"].notna(), "signal_id"])]
     over = outcomes.loc[outcomes["exit_time"].notna(), "signal_id"]
@@ -160,10 +176,10 @@ def products(settings: Settings, rules: RuleSet, symbols: Iterable[str]) -> dict
     }
 
 
-def _paper(reader: Any, source: str, as_of: datetime) -> pd.DataFrame:
+def _paper(reader: Any, strategy: str, source: str, as_of: datetime) -> pd.DataFrame:
     """Outcomes of accepted signals as stored, and a row that is open for those that were never followed."""
-    stored = reader.query(_PAPER, (source, as_of))
-    unfollowed = reader.query(_UNFOLLOWED, (source, as_of))
+    stored = reader.query(_PAPER, (strategy, source, as_of))
+    unfollowed = reader.query(_UNFOLLOWED, (strategy, source, as_of))
     if unfollowed.empty:
         return stored
     open_ = unfollowed.assign(exit_time=pd.Series(pd.NaT, index=unfollowed.index, dtype="datetime64[us, UTC]"))
@@ -195,8 +211,8 @@ def _reading(reader: Any, source: str, as_of: datetime) -> Balance | None:
     return Balance(row["at"], row["balance_usd"], row["day_start_usd"], row["equity_usd"], row["peak_usd"])
 
 
-def _gated_before(reader: Any, source: str, as_of: datetime) -> datetime | None:
-    return _instant(reader.rows(_GATED_BEFORE, (source, as_of))[0]["newest"])
+def _gated_before(reader: Any, strategy: str, source: str, as_of: datetime) -> datetime | None:
+    return _instant(reader.rows(_GATED_BEFORE, (strategy, source, as_of))[0]["newest"])
 
 
 def _instant(value: Any) -> datetime | None:

@@ -15,6 +15,7 @@ from v7_pipeline.gates.evaluate import GateLimits
 from v7_pipeline.gates.ftmo import AccountState
 from v7_pipeline.gates.rulesets import RuleSet
 from v7_pipeline.scan.account import Account, read_account, rule_set
+from v7_pipeline.scan.halts import STRATEGY_OF
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import Reader
 from v7_pipeline.trades import positions
@@ -23,9 +24,10 @@ __all__ = ["account_figures", "account_readings", "closed_trades", "is_simulated
 
 Row = dict[str, Any]
 
-_HALTS = """
+_HALTS = f"""
 SELECT halt_id, kind, started_at, until, reason FROM halts
-WHERE started_at <= ? AND (lifted_at IS NULL OR lifted_at > ?) AND (until IS NULL OR until > ?) ORDER BY started_at
+WHERE (kind IN ('manual', 'budget') OR {STRATEGY_OF} = ?)
+  AND started_at <= ? AND (lifted_at IS NULL OR lifted_at > ?) AND (until IS NULL OR until > ?) ORDER BY started_at
 """
 _READINGS = """
 SELECT "at", recorded_at, balance_usd, equity_usd, day_start_usd, note FROM account_readings
@@ -33,12 +35,13 @@ WHERE source = ? AND "at" <= ? AND recorded_at <= ? ORDER BY "at" DESC
 """
 _OPEN = """
 SELECT o.*, s.stop_price, s.target_price FROM outcomes o JOIN llm_signals s USING (signal_id)
-WHERE o.kind = 'paper' AND o.source = ? AND o.entry_time < ?
+WHERE o.kind = 'paper' AND o.strategy = ? AND o.source = ? AND o.entry_time < ?
   AND (o.exit_time IS NULL OR o.exit_time + INTERVAL 1 MINUTE > ?) ORDER BY o.entry_time, o.symbol
 """
 _CLOSED = """
 SELECT entry_time, exit_time, entry_price, quantity, pnl_usd, mae, fees FROM outcomes
-WHERE kind = ? AND source = ? AND exit_time IS NOT NULL AND pnl_usd IS NOT NULL ORDER BY exit_time, signal_id
+WHERE kind = ? AND (?::VARCHAR IS NULL OR strategy = ?) AND source = ?
+  AND exit_time IS NOT NULL AND pnl_usd IS NOT NULL ORDER BY exit_time, signal_id
 """
 _SIMULATED = """
 SELECT EXISTS (SELECT 1 FROM candles WHERE source = 'demo' OR contains(venue, 'sandbox'))
@@ -47,7 +50,7 @@ SELECT EXISTS (SELECT 1 FROM candles WHERE source = 'demo' OR contains(venue, 's
 
 
 def account_figures(settings: Settings, reader: Reader, as_of: datetime, source: str, *, whole: bool = False) -> Row:
-    """The account of `source` at `as_of` with its limits, gauges, positions, halts and what the next trade may risk.
+    """The first strategy's account of `source` at `as_of`: limits, gauges, positions, halts, what the next may risk.
 
     Amounts in USD, shares as fractions, instants aware in UTC; None is what is not known or what the rules do not have.
     `whole` looks for breaches in every minute since the first trade, as in read_account.
@@ -55,7 +58,7 @@ def account_figures(settings: Settings, reader: Reader, as_of: datetime, source:
     account = read_account(settings, reader, as_of, source, whole=whole)
     rules = rule_set(settings, as_of)
     state = account.state
-    halts = reader.rows(_HALTS, (as_of, as_of, as_of))
+    halts = reader.rows(_HALTS, (settings.strategies[0], as_of, as_of, as_of))
     readings = account_readings(reader, as_of, source)
     return {
         "demo": settings.mode == "demo",
@@ -99,9 +102,9 @@ def account_readings(reader: Reader, as_of: datetime, source: str) -> list[Row]:
     return [{**row, "age_s": (as_of - row["at"]).total_seconds()} for row in rows]
 
 
-def closed_trades(reader: Reader, kind: str, source: str) -> pd.DataFrame:
-    """The closed trades of one kind and source, in the columns that gates.challenge.day_record reads."""
-    return reader.query(_CLOSED, (kind, source))
+def closed_trades(reader: Reader, kind: str, source: str, strategy: str | None = None) -> pd.DataFrame:
+    """The closed trades of one kind, source and strategy (None: of all), as gates.challenge.day_record reads them."""
+    return reader.query(_CLOSED, (kind, strategy, strategy, source))
 
 
 def is_simulated(settings: Settings, reader: Reader) -> bool:
@@ -170,7 +173,7 @@ def _next_trade(settings: Settings, rules: RuleSet, account: Account, halts: lis
 
 def _positions(settings: Settings, rules: RuleSet, reader: Reader, as_of: datetime, source: str) -> list[Row]:
     """The open positions as the newest scan left them, with their price now and what their stop would cost."""
-    rows = reader.query(_OPEN, (source, as_of, as_of))
+    rows = reader.query(_OPEN, (settings.strategies[0], source, as_of, as_of))
     if rows.empty:
         return []
     book = positions(rows, rows, slippage=settings.slippage, rate_of=rules.commission_of)

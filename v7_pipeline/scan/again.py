@@ -16,7 +16,7 @@ from v7_pipeline.analyst.base import Decision, Question
 from v7_pipeline.analyst.deepseek import asked
 from v7_pipeline.analyst.wire import messages_text, prompt_hash
 from v7_pipeline.scan.context import LATE_AFTER, ScanContext
-from v7_pipeline.scan.decide import _EXISTING, decide
+from v7_pipeline.scan.decide import _EXISTING, STRATEGY, decide
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store
 
@@ -98,7 +98,7 @@ def _question_again(store: Store, settings: Settings, signal: Mapping[str, Any])
     symbols = tuple(dict.fromkeys((*settings.symbols, signal["symbol"])))
     hidden: Any = _Undecided(store)
     ctx = ScanContext(
-        settings=settings.model_copy(update={"symbols": symbols}),
+        settings=settings.model_copy(update={"symbols": symbols, "strategies": (STRATEGY,)}),
         store=hidden,
         market=None,
         analyst=recorder,

@@ -60,11 +60,12 @@ _PROPOSED = """
 SELECT theory_name, weight FROM theory_weights
 WHERE source = ? AND as_of = (SELECT max(as_of) FROM theory_weights WHERE source = ? AND as_of < ?)
 """
-# What a HOLD left out closes all the time and is nobody's trade.
+# What a HOLD left out closes all the time and is nobody's trade; other strategies have no theories.
 _CLOSED = """
 SELECT count(*) AS n, bool_or(exit_time + INTERVAL 1 MINUTE > ? OR labelled_at > ?) AS news
 FROM outcomes o JOIN gated_signals g USING (signal_id)
-WHERE g.side <> 'HOLD' AND o.kind <> 'manual' AND o.source = ? AND exit_time + INTERVAL 1 MINUTE <= ?
+WHERE g.strategy = 'v7' AND g.side <> 'HOLD' AND o.kind <> 'manual' AND o.source = ?
+  AND exit_time + INTERVAL 1 MINUTE <= ?
 """
 _COUNTS = """
 SELECT count(*) AS signals, count(*) FILTER (g.accepted) AS accepted,

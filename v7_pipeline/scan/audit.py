@@ -137,7 +137,7 @@ def replayed_accounts(
     """
     found, asked = [], 0
     with store.reading() as reader:
-        rows = reader.rows(_SEEN, (start, end, source))
+        rows = reader.rows(_SEEN, (start, end, source, settings.strategies[0]))
         places = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)).tolist()
         for row in (rows[place] for place in places):
             seen = json.loads(row["gate_inputs"])["ftmo"]
@@ -152,7 +152,7 @@ def replayed_accounts(
 
 _SEEN = """
 SELECT as_of, any_value(gate_inputs) AS gate_inputs FROM gated_signals
-WHERE as_of >= ? AND as_of < ? AND source = ? AND ftmo_ok IS NOT NULL AND gate_inputs LIKE '%"equity"%'
+WHERE as_of >= ? AND as_of < ? AND source = ? AND strategy = ? AND ftmo_ok IS NOT NULL AND gate_inputs LIKE '%"equity"%'
 GROUP BY as_of ORDER BY as_of
 """
 

@@ -1,4 +1,4 @@
-"""Steps 3 and 4: the cheap gates, then one question a remaining symbol to the analyst, all at once.
+"""Steps 3 and 4: v7's cheap gates, then one question a remaining symbol to the analyst; then the other strategies.
 
 A symbol that has its decision keeps it: decisions are facts. What the analyst does with a question is analyst/'s.
 """
@@ -19,14 +19,25 @@ from v7_pipeline.gates.reasons import NO_READING
 from v7_pipeline.scan.account import Account, read_account, rule_set
 from v7_pipeline.scan.context import ScanContext, StepResult, Write, persist
 from v7_pipeline.scan.exposure import correlations
+from v7_pipeline.scan.halts import STRATEGY_OF
 from v7_pipeline.scan.learn import threshold_at
 from v7_pipeline.scan.market_context import context_of, fetch_context, stored_context
+from v7_pipeline.scan.technical import decide_technical
 from v7_pipeline.store import signal_id
 from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES, theory_columns
 from v7_pipeline.theories import explain
 from v7_pipeline.trades import fee_preset
 
-__all__ = ["STRATEGY", "decide", "gate_inputs", "newest_readings", "quote_increment", "rotation", "spent_today"]
+__all__ = [
+    "STRATEGY",
+    "decide",
+    "gate_inputs",
+    "memo_of",
+    "newest_readings",
+    "quote_increment",
+    "rotation",
+    "spent_today",
+]
 
 STRATEGY = "v7"
 _DAY = timedelta(days=1)
@@ -38,8 +49,12 @@ SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)) FILTER (reserved_at >= ?),
        coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) AS month
 FROM llm_calls WHERE reserved_at >= ? AND reserved_at < ? AND as_of < ?
 """
-# A person's halt holds for every scan of its time; what an account or a budget called for, for its own.
-_HALTS = "SELECT * FROM halts WHERE started_at <= ? AND (kind = 'manual' OR source = ?)"
+# A person's halt holds for every scan of its time; what an account or a budget called for, for its own source; and an
+# account's for its own strategy.
+_HALTS = f"""
+SELECT * FROM halts WHERE started_at <= ?
+AND (kind = 'manual' OR (source = ? AND (kind = 'budget' OR {STRATEGY_OF} = ?)))
+"""
 _CALLS_MADE = "SELECT count(*) AS n FROM llm_calls WHERE analyst = ? AND as_of > ? AND as_of < ?"
 _PRICES = """
 SELECT symbol, open_time, open, high, low, close FROM candles WHERE open_time < ? AND open_time >= ?
@@ -52,7 +67,27 @@ _READING_COLUMNS = tuple(column.name for column in theory_columns())
 
 
 def decide(ctx: ScanContext) -> StepResult:
-    """One llm_signals row for each symbol that has none yet at this instant."""
+    """One llm_signals row for each symbol and strategy that has none yet at this instant."""
+    chosen = ctx.settings.strategies_decided
+    notes: dict[str, Any] = {
+        "kept": [], "differences": [], "cost_usd": 0.0, "spent_today_usd": 0.0, "context_faults": {},
+    }  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    writes: list[Write] = []
+    if STRATEGY in chosen:
+        rows, more, notes = _decide_v7(ctx)
+        writes += more
+    if "v6" in chosen:
+        own, more, told = decide_technical(ctx)
+        rows, writes = [*rows, *own], [*writes, *more]
+        notes = {**notes, **{name: [*notes[name], *told[name]] for name in ("kept", "differences")}}
+    if rows:
+        writes = [Write("llm_signals", ctx.marked_rows("llm_signals", rows), "new"), *writes]
+    return StepResult(tuple(writes), notes)
+
+
+def _decide_v7(ctx: ScanContext) -> tuple[list[dict[str, Any]], tuple[Write, ...], dict[str, Any]]:
+    """v7's new rows, what else is to be written, and what there is to tell."""
     with ctx.store.reading() as reader:
         existing = reader.rows(_EXISTING, (ctx.as_of, STRATEGY))
         kept = [row["symbol"] for row in existing]
@@ -71,7 +106,7 @@ def decide(ctx: ScanContext) -> StepResult:
             "spent_today_usd": 0.0,
             "context_faults": {},
         }
-        return StepResult(notes=notes)
+        return [], (), notes
     cheap = before_call(
         todo,
         as_of=ctx.as_of,
@@ -99,7 +134,7 @@ def decide(ctx: ScanContext) -> StepResult:
         "spent_today_usd": spent["day"] + cost,
         "context_faults": {s: faults for s in asked if s in known and (faults := json.loads(known[s]["faults"]))},
     }
-    return StepResult((Write("llm_signals", ctx.marked_rows("llm_signals", rows), "new"), *context_write), notes)
+    return rows, context_write, notes
 
 
 def _market_context(
@@ -124,15 +159,21 @@ def rotation(as_of: datetime) -> int:
 
 
 def gate_inputs(
-    ctx: ScanContext, reader: Any, readings: Mapping[str, Mapping[str, Any]]
+    ctx: ScanContext, reader: Any, readings: Mapping[str, Mapping[str, Any]], strategy: str = STRATEGY
 ) -> tuple[Account, dict[str, float], GateContext]:
-    """The account, what was spent, and the gates' context, as they stood when the scan began."""
-    if "gate_inputs" not in ctx.memo:
-        account = read_account(ctx.settings, reader, ctx.as_of, ctx.source)
+    """The strategy's account, what was spent, and the gates' context, as they stood when the scan began."""
+    place = memo_of(strategy)
+    if place not in ctx.memo:
+        account = read_account(ctx.settings, reader, ctx.as_of, ctx.source, strategy=strategy)
         spent = spent_today(reader, ctx.as_of)
-        ctx.memo["gate_inputs"] = account, spent, _gate_context(ctx, reader, account, spent, readings)
-    inputs: tuple[Account, dict[str, float], GateContext] = ctx.memo["gate_inputs"]
+        ctx.memo[place] = account, spent, _gate_context(ctx, reader, account, spent, readings, strategy)
+    inputs: tuple[Account, dict[str, float], GateContext] = ctx.memo[place]
     return inputs
+
+
+def memo_of(strategy: str) -> str:
+    """Where the scan keeps a strategy's `gate_inputs`."""
+    return "gate_inputs" if strategy == STRATEGY else f"gate_inputs:{strategy}"
 
 
 def _gate_context(
@@ -141,14 +182,15 @@ def _gate_context(
     account: Account,
     spent: Mapping[str, float],
     readings: Mapping[str, Mapping[str, Any]],
+    strategy: str,
 ) -> GateContext:
-    """Everything the gates look at, as it stood when the scan began."""
+    """Everything the gates look at, as it stood when the scan began. Only v7 asks an analyst: others have no calls."""
     s = ctx.settings
-    worst, who = ctx.analyst.worst_case_usd, ctx.analyst.name
+    worst, who = (ctx.analyst.worst_case_usd, ctx.analyst.name) if strategy == STRATEGY else (0.0, ASKS_NOBODY[0])
     free = worst == 0.0
     return GateContext(
         limits=GateLimits.of(s, rule_set(s, ctx.as_of), fee_rate=fee_preset(s.fees).rate_per_side),
-        halts=reader.query(_HALTS, (ctx.as_of, ctx.source)),
+        halts=reader.query(_HALTS, (ctx.as_of, ctx.source, strategy)),
         accepted_times=account.accepted_times,
         account=account.state,
         pending_risk_usd=account.pending_usd,
@@ -162,7 +204,7 @@ def _gate_context(
         open_until=account.open_until,
         horizon_minutes=s.horizon_minutes,
         correlations=correlations(reader, ctx.as_of, (*ctx.symbols, *(one.symbol for one in account.open_risks))),
-        learnt_confidence=threshold_at(reader, strategy=STRATEGY, source=ctx.source, as_of=ctx.as_of),
+        learnt_confidence=threshold_at(reader, strategy=strategy, source=ctx.source, as_of=ctx.as_of),
         off=frozenset(s.gates_off),
     )
 

@@ -17,7 +17,7 @@ from v7_pipeline.learning.performance import HOLD_COLUMNS, hold_performance, the
 from v7_pipeline.scan.arrivals import Arrivals, arrivals, over_by, touched
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
 from v7_pipeline.scan.holds import holds_again, open_holds
-from v7_pipeline.scan.learn import closed_outcomes, learnt, of_confidence, win_rates_at
+from v7_pipeline.scan.learn import STRATEGY, closed_outcomes, learnt, of_confidence, scopes_of, taught_by, win_rates_at
 from v7_pipeline.scan.manual import changed_since, manual_outcomes
 from v7_pipeline.store.schema import TABLES, THEORY_NAMES
 from v7_pipeline.trades import OUTCOME_COLUMNS, can_be_followed, follow
@@ -204,6 +204,7 @@ def _performance(ctx: ScanContext, reader: Any, followed: pd.DataFrame, sides: p
     """theory_performance of what closed; a HOLD's once both of its sides have."""
     closed, ended = (rows[rows["outcome"] != "open"] for rows in (followed, sides))
     parts: list[Any] = []
+    closed = closed[closed["strategy"] == STRATEGY]  # the others look at no theory
     if len(closed):
         parts.append(theory_performance(closed, pd.DataFrame(_readings_of(reader, closed))))
     if len(ended):
@@ -244,22 +245,29 @@ def _learnt(
     rows = [*followed.to_dict("records"), *manual.to_dict("records")]
     everything = closed_outcomes(reader, source=ctx.source, as_of=ctx.as_of, also=pd.DataFrame(rows))
     known = _known_at(reader, closed)
-    if everything.empty:
-        writes: list[Write] = []
-    elif came.scan is None or by_hand["n"] or (known > came.scan).any():
-        writes = learnt(ctx, reader, everything)
-    else:
-        writes = of_confidence(ctx, reader, everything)
-    if came.scan is not None:
-        late = [*known[known <= came.scan], *(followed.loc[followed["again"], "exit_before"] + _MINUTE)]
-        late += [by_hand["first"]] if by_hand["first"] is not None else []
-        if late:
-            writes += _rewritten(ctx, reader, everything, min(late))
+    writes: list[Write] = []
+    # Each strategy learns from its own trades when one of them has closed; what was done by hand is v7's to know.
+    for strategy in sorted({STRATEGY, *followed["strategy"]}, reverse=True):
+        own, hand = taught_by(everything, strategy), by_hand if strategy == STRATEGY else {"n": 0, "first": None}
+        its, again = known[closed["strategy"] == strategy], followed["again"] & (followed["strategy"] == strategy)
+        if its.empty and not again.any() and not hand["n"]:
+            continue
+        if own.empty:
+            pass
+        elif came.scan is None or hand["n"] or (its > came.scan).any():
+            writes += learnt(ctx, reader, own, strategy)
+        else:
+            writes += of_confidence(ctx, reader, own, strategy)
+        if came.scan is not None:
+            late = [*its[its <= came.scan], *(followed.loc[again, "exit_before"] + _MINUTE)]
+            late += [hand["first"]] if hand["first"] is not None else []
+            if late:
+                writes += _rewritten(ctx, reader, own, min(late), strategy)
     return writes
 
 
-def _rewritten(ctx: ScanContext, reader: Any, everything: pd.DataFrame, first: datetime) -> list[Write]:
-    """win_rates of the scans from `first` to the one before this: rows where something closed, no others."""
+def _rewritten(ctx: ScanContext, reader: Any, everything: pd.DataFrame, first: datetime, strategy: str) -> list[Write]:
+    """A strategy's win_rates of the scans from `first` to before this one: rows where something closed, no others."""
     rows = reader.rows(_INSTANTS, (ctx.source, ctx.as_of, ctx.source, ctx.as_of))
     scans = pd.DatetimeIndex([row["as_of"] for row in rows])
     known = _known_at(reader, everything)
@@ -267,9 +275,12 @@ def _rewritten(ctx: ScanContext, reader: Any, everything: pd.DataFrame, first: d
     for place in range(start, len(scans)):
         closed_by = known <= scans[place]
         if (closed_by & (known > scans[place - 1])).any() if place else closed_by.any():
-            frames.append(win_rates_at(everything[closed_by], ctx.settings, scans[place].to_pydatetime()))
+            frames.append(
+                win_rates_at(everything[closed_by], ctx.settings, scans[place].to_pydatetime(), strategy=strategy)
+            )
     made = [_write(ctx, "win_rates", pd.concat(frames, ignore_index=True))] if frames else []
     stored = reader.query(_RATES, (ctx.source, first, ctx.as_of))
+    stored = stored[scopes_of(stored["scope"], strategy)]
     keys = {key for frame in frames for key in zip(frame["as_of"], frame["scope"], strict=True)}
     gone = np.array([key not in keys for key in zip(stored["as_of"], stored["scope"], strict=True)], dtype=bool)
     return [Write("win_rates", ctx.marked("win_rates", stored[gone]), "remove"), *made]

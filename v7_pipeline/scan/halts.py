@@ -15,13 +15,17 @@ from v7_pipeline.alerts.watched import PRAGUE, alerts_for_halts, alerts_for_resu
 from v7_pipeline.scan.context import minute
 from v7_pipeline.store import Store, arrow_rows, conform
 
-__all__ = ["AFTER", "Resumed", "from_next_scan", "halt", "halts_in_force", "resume"]
+__all__ = ["AFTER", "STRATEGY_OF", "Resumed", "from_next_scan", "halt", "halts_in_force", "resume"]
 
 Row = dict[str, Any]
 
 # A halt that a scan's own instant called for holds from just after it: the scan itself is judged by its gates.
 AFTER = timedelta(microseconds=1)
 BY_HAND = ("manual", "total")
+
+#: Whose account called for a halt, as SQL: its identity begins with the strategy, behind the source of a look at the
+#: past; v7's alone have no such word. Those by hand and of a budget are everybody's.
+STRATEGY_OF = "coalesce(nullif(regexp_extract(halt_id, '^(?:[a-z]+-)?(v6|ensemble)-', 1), ''), 'v7')"
 
 _IN_FORCE = """
 SELECT * FROM halts WHERE started_at <= $1 AND (until IS NULL OR until > $1) AND (lifted_at IS NULL OR lifted_at > $1)

@@ -1,4 +1,4 @@
-"""What a HOLD left out: both sides of it are followed at the default plan, from facts found again at every scan.
+"""What a HOLD of v7 left out: both sides of it are followed at the default plan, from facts found again at every scan.
 
 Rows are written only when a side closes: three symbols hold hundreds of times within one horizon.
 """
@@ -28,7 +28,8 @@ SELECT {", ".join(f"s.{name}" for name in _COLUMNS)}, f.volatility_{HEADLINE_WIN
 FROM llm_signals s JOIN theory_features f ON f.symbol = s.symbol AND f.as_of = s.features_as_of
 LEFT JOIN (SELECT signal_id, bool_or(side = 'BUY') AS bought, bool_or(side = 'SELL') AS sold
            FROM outcomes WHERE kind = 'shadow' AND as_of > ? GROUP BY signal_id) o ON o.signal_id = s.signal_id
-WHERE s.side = 'HOLD' AND s.source = ? AND s.as_of > ? AND s.as_of <= ? AND f.as_of > ? AND f.as_of <= ?
+WHERE s.side = 'HOLD' AND s.strategy = 'v7' AND s.source = ? AND s.as_of > ? AND s.as_of <= ?
+  AND f.as_of > ? AND f.as_of <= ?
   AND s.symbol IN (SELECT unnest(?::VARCHAR[]))
 """
 _OPEN = f"{_HELD} AND NOT (coalesce(o.bought, false) AND coalesce(o.sold, false)) ORDER BY s.as_of, s.symbol"

@@ -24,9 +24,10 @@ from v7_pipeline.trades.pnl import loss_at_stop
 
 __all__ = [
     "REGIME", "about_signals", "break_even", "calibrations_at", "closed_outcomes", "held_outcomes", "learnt",
-    "of_confidence", "threshold_at", "threshold_history", "win_rates_at",
+    "of_confidence", "scopes_of", "taught_by", "threshold_at", "threshold_history", "win_rates_at",
 ]  # fmt: skip
 
+STRATEGY = "v7"  # whose theories, win rates and calibration these are, where no other is named
 _BASE = (
     "signal_id", "kind", "as_of", "symbol", "strategy", "side", "entry_time", "exit_time", "entry_price", "outcome",
     "fee_preset", "slippage", "source",
@@ -67,18 +68,34 @@ _CALIBRATED = (
 _JUDGED = ("paper", "shadow")
 
 
-def learnt(ctx: ScanContext, reader: Any, known: pd.DataFrame) -> list[Write]:
-    """What is to be written where `known` (as `closed_outcomes` gives it) has grown since the scan before.
+def taught_by(known: pd.DataFrame, strategy: str) -> pd.DataFrame:
+    """Those of `closed_outcomes` that a strategy learns from: its own; v7 knows what was traded by hand as well."""
+    own = known["strategy"] == strategy
+    by_hand = known["kind"] == "manual"
+    chosen = own | by_hand if strategy == STRATEGY else own & ~by_hand
+    return known if chosen.all() else known[chosen].reset_index(drop=True)
 
-    win_rates; confidence_thresholds where it begins or changes; calibrations, and what HOLD forwent (hold:all), with
-    the first that closes in an hour.
+
+def scopes_of(scopes: pd.Series, strategy: str) -> pd.Series:
+    """Which scopes of win_rates are a strategy's: of others than v7 `strategy:NAME` alone, of v7 all the rest."""
+    others = scopes.str.startswith("strategy:") & (scopes != f"strategy:{STRATEGY}")
+    return ~others if strategy == STRATEGY else scopes == f"strategy:{strategy}"
+
+
+def learnt(ctx: ScanContext, reader: Any, known: pd.DataFrame, strategy: str = "v7") -> list[Write]:
+    """What is to be written where `known` (a strategy's `closed_outcomes`) has grown since the scan before.
+
+    win_rates; confidence_thresholds where it begins or changes; of v7 calibrations, and what HOLD forwent (hold:all),
+    with the first that closes in an hour.
     """
-    held = held_outcomes(reader, source=ctx.source, as_of=ctx.as_of) if _first_of_the_hour(ctx, reader) else None
-    rates = win_rates_at(known, ctx.settings, ctx.as_of, held=held)
-    return [Write("win_rates", ctx.marked_rows("win_rates", rates), "upsert"), *of_confidence(ctx, reader, known)]
+    first = strategy == STRATEGY and _first_of_the_hour(ctx, reader)
+    held = held_outcomes(reader, source=ctx.source, as_of=ctx.as_of) if first else None
+    rates = win_rates_at(known, ctx.settings, ctx.as_of, held=held, strategy=strategy)
+    writes = [Write("win_rates", ctx.marked_rows("win_rates", rates), "upsert")] if len(rates) else []
+    return [*writes, *of_confidence(ctx, reader, known, strategy)]
 
 
-def of_confidence(ctx: ScanContext, reader: Any, known: pd.DataFrame) -> list[Write]:
+def of_confidence(ctx: ScanContext, reader: Any, known: pd.DataFrame, strategy: str = "v7") -> list[Write]:
     """What `known` (as `closed_outcomes` or `about_signals` give it) says of the confidence: threshold and calibration.
 
     Rows of earlier scans are left as they are, though an outcome be labelled again: they are what the gates heeded.
@@ -91,7 +108,7 @@ def of_confidence(ctx: ScanContext, reader: Any, known: pd.DataFrame) -> list[Wr
     ]
     if thresholds:
         writes.append(Write("confidence_thresholds", ctx.marked_rows("confidence_thresholds", thresholds), "upsert"))
-    if _first_of_the_hour(ctx, reader):
+    if strategy == STRATEGY and _first_of_the_hour(ctx, reader):
         rows = calibration_rows(calibrations_at(reader, known, ctx.settings, ctx.as_of), ctx.as_of)
         writes.append(Write("calibrations", ctx.marked_rows("calibrations", rows), "upsert"))
     return writes
@@ -137,22 +154,36 @@ def held_outcomes(reader: Any, *, source: str, as_of: datetime) -> pd.DataFrame:
 
 
 def win_rates_at(
-    known: pd.DataFrame, settings: Settings, as_of: datetime, *, held: pd.DataFrame | None = None
+    known: pd.DataFrame,
+    settings: Settings,
+    as_of: datetime,
+    *,
+    held: pd.DataFrame | None = None,
+    strategy: str = "v7",
 ) -> pd.DataFrame:
-    """The win_rates rows of `as_of` from `closed_outcomes` and `held_outcomes`, by the settings' prior and discount."""
+    """The win_rates rows of `as_of` from `closed_outcomes` and `held_outcomes`, by the settings' prior and discount.
+
+    Of `known` those count that the strategy is taught by. All scopes are v7's; another strategy has its own one only,
+    which is shrunk towards nothing.
+    """
+    known = taught_by(known, strategy)
     everything = known if held is None or held.empty else pd.concat([known, held], ignore_index=True)
-    return win_rates(
+    rates = win_rates(
         everything,
         as_of=as_of,
         prior_alpha=settings.prior_alpha,
         prior_beta=settings.prior_beta,
         half_life_trades=settings.win_rate_half_life,
     )
+    if strategy == STRATEGY:
+        return rates
+    rates = rates[scopes_of(rates["scope"], strategy)].reset_index(drop=True)
+    return rates.assign(shrunk_mean=np.nan, shrunk_lower=np.nan, shrunk_upper=np.nan, parent_scope=None)
 
 
 def calibrations_at(reader: Any, known: pd.DataFrame, settings: Settings, as_of: datetime) -> list[Calibration]:
-    """Calibration of all signals of `closed_outcomes`, by analyst, and by regime of the model where one is known."""
-    judged = known[known["kind"].isin(_JUDGED)]
+    """Calibration of v7's signals of `closed_outcomes`: of all, by analyst, and by regime of the model if known."""
+    judged = known[known["kind"].isin(_JUDGED) & (known["strategy"] == STRATEGY)]
     called = judged["call_id"].dropna().unique().tolist()
     models = regime_at(reader, called) if called else {}
     judged = judged.assign(model=judged["call_id"].map(models))

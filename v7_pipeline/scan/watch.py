@@ -29,7 +29,7 @@ from v7_pipeline.gates.ftmo import AccountState
 from v7_pipeline.gates.rulesets import RuleSet
 from v7_pipeline.scan.account import read_account, rule_set
 from v7_pipeline.scan.context import minute
-from v7_pipeline.scan.halts import AFTER
+from v7_pipeline.scan.halts import AFTER, STRATEGY_OF
 from v7_pipeline.scan.runtime import Runtime
 from v7_pipeline.store import arrow_rows, conform
 
@@ -56,13 +56,14 @@ _BUDGET_HALTS = """
 SELECT halt_id, lifted_at FROM halts
 WHERE kind = 'budget' AND (halt_id = $1 OR starts_with(halt_id, $1 || '-again-')) ORDER BY started_at
 """
-_TOTAL_IN_FORCE = """
+_TOTAL_IN_FORCE = f"""
 SELECT 1 AS halted FROM halts
-WHERE kind = 'total' AND source = ? AND started_at <= ? AND (lifted_at IS NULL OR lifted_at > ?) LIMIT 1
+WHERE kind = 'total' AND {STRATEGY_OF} = ? AND source = ? AND started_at <= ?
+  AND (lifted_at IS NULL OR lifted_at > ?) LIMIT 1
 """
-_HALTED_SINCE = """
+_HALTED_SINCE = f"""
 SELECT 1 AS halted FROM halts
-WHERE kind IN ('daily', 'total') AND source = ? AND started_at > ? AND started_at <= ? LIMIT 1
+WHERE kind IN ('daily', 'total') AND {STRATEGY_OF} = ? AND source = ? AND started_at > ? AND started_at <= ? LIMIT 1
 """
 _KNOWN_ALERTS = "SELECT alert_id FROM alerts WHERE alert_id IN (SELECT unnest(?::VARCHAR[]))"
 _SCANNED_BEFORE = "SELECT 1 AS before FROM scans WHERE as_of < ? AND source = ? LIMIT 1"
@@ -137,12 +138,17 @@ def watch_account(runtime: Runtime, run_id: str) -> str:
 
 
 def breach_halts(
-    state: AccountState, at: datetime, zone: ZoneInfo = PRAGUE, *, total_in_force: bool = False
+    state: AccountState,
+    at: datetime,
+    zone: ZoneInfo = PRAGUE,
+    *,
+    total_in_force: bool = False,
+    strategy: str = "v7",
 ) -> list[Row]:
     """The halts rows (without provenance) that a breach calls for, seen at `at`; none without one.
 
     `zone`: the firm's clocks, which name the day. `total_in_force`: a broken maximum loss was halted for already; an
-    account that lies below it breaks it anew at every midnight.
+    account that lies below it breaks it anew at every midnight. `strategy`: whose account it is; v7's bears no name.
 
     A daily breach halts to the end of the firm's day, a total one until a person lifts it. Its identity is the
     breach's: written again with insert_new it stays one halt, lifted or not. It holds from just after `at`, since a
@@ -156,13 +162,15 @@ def breach_halts(
     limit, name = (state.daily_limit, "daily") if daily else (state.total_limit, "maximum-loss")
     today = state.breached_at >= state.day_started_at
     lowest = f"lowest today {usd_text(state.worst_equity_today)}, " if today else ""
+    own, whose = ("", "") if strategy == "v7" else (f"{strategy}-", f"{strategy}: ")
     return [
         {
-            "halt_id": f"daily-{_day(state, zone)}" if daily else f"total-{state.breached_at:%Y%m%dT%H%M%SZ}",
+            "halt_id": own + (f"daily-{_day(state, zone)}" if daily else f"total-{state.breached_at:%Y%m%dT%H%M%SZ}"),
             "kind": state.breached,
             "started_at": at + AFTER,
             "until": state.day_ends_at if daily else None,
-            "reason": f"equity fell below the {name} limit of {usd_text(limit)} at {time_text(state.breached_at)}: "
+            "reason": f"{whose}equity fell below the {name} limit of {usd_text(limit)} "
+            f"at {time_text(state.breached_at)}: "
             f"{lowest}now {usd_text(state.equity)}",
             "lifted_at": None,
             "lifted_reason": None,
@@ -170,7 +178,9 @@ def breach_halts(
     ]
 
 
-def missed_breach(reader: Any, state: AccountState, source: str, as_of: datetime, zone: ZoneInfo = PRAGUE) -> list[Row]:
+def missed_breach(
+    reader: Any, state: AccountState, source: str, as_of: datetime, zone: ZoneInfo = PRAGUE, *, strategy: str = "v7"
+) -> list[Row]:
     """The alerts row (a mapping) of a daily limit that was broken before today and halted by nobody; none without one.
 
     Whoever was down over the firm's midnight meets a day that has begun anew: nothing is halted for a day that is over,
@@ -179,7 +189,7 @@ def missed_breach(reader: Any, state: AccountState, source: str, as_of: datetime
     first = state.first_breach_at
     if first is None or first >= state.day_started_at or state.breached == "total":
         return []
-    if reader.rows(_HALTED_SINCE, (source, first, state.day_started_at)):
+    if reader.rows(_HALTED_SINCE, (strategy, source, first, state.day_started_at)):
         return []
     return [alert_of_missed_breach(first.astimezone(zone).date(), broken_at=first, at=as_of, zone=zone)]
 
@@ -255,8 +265,9 @@ def _account(runtime: Runtime, reader: Any, at: datetime) -> Seen:
         told.append(f"{state.breached} limit broken")
     scanned = reader.rows(_SCANNED_BEFORE, (state.day_started_at, s.source))
     events = (_rolled(state, rules),) if scanned else ()
-    total = bool(reader.rows(_TOTAL_IN_FORCE, (s.source, at, at)))
-    halts = breach_halts(state, at, rules.zone, total_in_force=total)
+    whose = s.strategies[0]
+    total = bool(reader.rows(_TOTAL_IN_FORCE, (whose, s.source, at, at)))
+    halts = breach_halts(state, at, rules.zone, total_in_force=total, strategy=whose)
     return Seen(at, ", ".join(told), tuple(figures), tuple(halts), events)
 
 

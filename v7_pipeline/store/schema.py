@@ -295,7 +295,7 @@ _ALL: tuple[Table, ...] = (
     ),
     _build(
         "llm_signals",
-        "One decision for each scan and symbol, or the reason why there is none.",
+        "One decision for each scan, symbol and strategy, or the reason why there is none.",
         ("signal_id",),
         "as_of",
         _SIGNAL_ID,
@@ -575,6 +575,24 @@ _ALL: tuple[Table, ...] = (
             "p_below", "probability", "posterior probability that their win rate is below break-even", nullable=True
         ),
         _number("break_even", "share", "the win rate at which their plans neither gain nor lose", nullable=True),
+    ),
+    _build(
+        "strategy_models",
+        "The models that v6 decides its days with, each fitted on what had closed by its midnight.",
+        ("strategy", "symbol", "fitted_for"),
+        "fitted_for",
+        _STRATEGY,
+        _SYMBOL,
+        _time("fitted_for", "midnight UTC of the day that it decides"),
+        _text("coefficients", "intercept, coefficients, centres and scales by indicator, JSON"),
+        _count("n", "trades", "closed trades of both sides that it was fitted on"),
+        _count("wins", "trades", "of which won"),
+        _number("n_eff", "trades", "the same with overlap sharing weight"),
+        _number("win_r", "R", "mean R of those won"),
+        _number("loss_r", "R", "mean R of those lost"),
+        _time("first_as_of", "instant of the first of them"),
+        _time("last_as_of", "instant of the last of them"),
+        _time("fitted_at", "when it was fitted"),
     ),
     _build(
         "calibrations",

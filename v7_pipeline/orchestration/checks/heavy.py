@@ -276,11 +276,13 @@ def _mirrored(day: Day) -> Finding:
 
 _CONSERVED = """
 WITH day AS (SELECT ?::TIMESTAMPTZ AS a, ?::TIMESTAMPTZ AS b),
-s AS (SELECT sum(len(string_split(symbols, ','))) AS n FROM scans WHERE as_of >= (SELECT a FROM day)
-      AND as_of < (SELECT b FROM day) AND status = 'finished'),
+s AS (SELECT sum(len(string_split(symbols, ',')) * greatest(coalesce(k, 0), 1)) AS n FROM scans
+      LEFT JOIN (SELECT as_of, count(DISTINCT strategy) AS k FROM llm_signals WHERE as_of >= (SELECT a FROM day)
+                 AND as_of < (SELECT b FROM day) GROUP BY as_of) USING (as_of)
+      WHERE as_of >= (SELECT a FROM day) AND as_of < (SELECT b FROM day) AND status = 'finished'),
 l AS (SELECT l.signal_id, l.status, l.call_id, g.signal_id AS gated, g.accepted, g.reason_codes FROM llm_signals l
       LEFT JOIN gated_signals g USING (signal_id) JOIN scans c ON c.as_of = l.as_of AND c.status = 'finished'
-      WHERE l.strategy = 'v7' AND l.as_of >= (SELECT a FROM day) AND l.as_of < (SELECT b FROM day))
+      WHERE l.as_of >= (SELECT a FROM day) AND l.as_of < (SELECT b FROM day))
 SELECT coalesce((SELECT n FROM s), 0) AS expected, count(*) AS decisions, count(gated) AS gated,
        count(*) FILTER (accepted) AS accepted, count(*) FILTER (NOT accepted AND reason_codes <> '') AS rejected,
        count(*) FILTER (status = 'answered') AS answered,
@@ -303,7 +305,7 @@ def _conserved(day: Day) -> Finding:
 
 _MIX = """
 SELECT coalesce(side, status) AS action, count(*) AS n FROM llm_signals
-WHERE as_of >= ? AND as_of < ? AND source = ? AND status <> 'skipped' GROUP BY action
+WHERE as_of >= ? AND as_of < ? AND source = ? AND strategy = 'v7' AND status <> 'skipped' GROUP BY action
 """
 
 
@@ -348,7 +350,8 @@ _UNTOLD = """
 WITH day AS (SELECT ?::TIMESTAMPTZ AS a, ?::TIMESTAMPTZ AS b)
 SELECT count(*) AS closed, count(*) FILTER (coalesce(n, 0) <> 10) AS bad,
        string_agg(signal_id, ', ') FILTER (coalesce(n, 0) <> 10) AS signals
-FROM (SELECT o.signal_id FROM outcomes o JOIN llm_signals l USING (signal_id) WHERE o.as_of >= (SELECT a FROM day)
+FROM (SELECT o.signal_id FROM outcomes o JOIN llm_signals l USING (signal_id)
+      WHERE l.strategy = 'v7' AND o.as_of >= (SELECT a FROM day)
       AND o.as_of < (SELECT b FROM day) AND o.kind <> 'manual' GROUP BY o.signal_id, l.side
       HAVING count(*) FILTER (o.outcome <> 'open') >= CASE WHEN l.side = 'HOLD' THEN 2 ELSE 1 END)
 LEFT JOIN (SELECT signal_id, count(*) AS n FROM theory_performance GROUP BY signal_id) USING (signal_id)
@@ -448,8 +451,8 @@ HOURLY: tuple[FrameCheck, ...] = (
         name="counts_conserved",
         asset="gated_signals",
         look=_conserved,
-        meaning="Of the day's finished scans: scans × symbols = decisions = gated = accepted + rejected, and "
-        "answered = settled calls + answers of the rules.",
+        meaning="Of the day's finished scans: scans × symbols × strategies = decisions = gated = accepted + rejected, "
+        "and answered = settled calls + answers of the rules.",
         means="A decision was lost or made twice; the metadata has every count.",
         remedy=f"`v7 scan --as-of …` completes a scan that died. {_DEFECT}",
     ),

@@ -117,11 +117,14 @@ CHECKS: tuple[SqlCheck, ...] = (
     SqlCheck(
         name="one_decision_for_each_symbol",
         asset="llm_signals",
-        meaning="Scans × symbols = rows of llm_signals.",
+        meaning="Scans × symbols × strategies = rows of llm_signals.",
         means="A symbol has no decision, not even the reason why there is none.",
         remedy=f"Do the scan again: `v7 scan --as-of …` with its instant. {_DEFECT}",
-        sql="SELECT coalesce(abs(len(string_split(any_value(s.symbols), ',')) - count(l.signal_id)), 1) AS bad "
-        "FROM scans s LEFT JOIN llm_signals l USING (as_of) WHERE s.as_of = ?",
+        sql="WITH this AS (SELECT * FROM scans WHERE as_of = ?) SELECT coalesce(sum(abs(symbols - decided)), 1) AS bad "
+        "FROM (SELECT any_value(len(string_split(s.symbols, ','))) AS symbols, count(l.signal_id) AS decided FROM this "
+        "s CROSS JOIN (SELECT unnest(?::VARCHAR[]) AS strategy) w LEFT JOIN llm_signals l ON l.as_of = s.as_of AND "
+        "l.strategy = w.strategy GROUP BY w.strategy)",
+        given=lambda settings: (list(settings.strategies_decided),),
     ),
     SqlCheck(
         name="every_answer_has_its_call",
@@ -190,7 +193,7 @@ CHECKS: tuple[SqlCheck, ...] = (
     SqlCheck(
         name="closed_outcomes_are_net",
         asset="outcomes",
-        meaning="Every closed outcome has an exit, a net return and ten theory rows.",
+        meaning="Every closed outcome has an exit and a net return, and v7's have ten theory rows.",
         means="A trade closed without its result, or without what the theories had said of it.",
         remedy=f"Outcomes are derived: the next scan follows them again. Where it lasts: {_DEFECT[0].lower()}"
         f"{_DEFECT[1:]}",
@@ -201,7 +204,8 @@ CHECKS: tuple[SqlCheck, ...] = (
         "LEFT JOIN gated_signals g USING (signal_id) LEFT JOIN told t USING (signal_id) "
         "WHERE o.as_of > (FROM since) AND o.outcome <> 'open' AND (o.net_return IS NULL OR o.exit_time IS NULL OR "
         # of a HOLD the theories are judged once both of its sides have closed
-        "(o.kind <> 'manual' AND coalesce(t.n, 0) <> CASE WHEN g.side = 'HOLD' AND h.closed < 2 THEN 0 ELSE 10 END))",
+        "(o.strategy = 'v7' AND o.kind <> 'manual' AND "
+        "coalesce(t.n, 0) <> CASE WHEN g.side = 'HOLD' AND h.closed < 2 THEN 0 ELSE 10 END))",
     ),
 )
 
