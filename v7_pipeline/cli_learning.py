@@ -38,6 +38,8 @@ STRATEGY = "v7"
 @app.command(epilog="Examples: `v7 winrate` · `v7 winrate --demo --json` · `v7 winrate --source backfill`")
 def winrate(as_json: Json = False, source: Source = None, demo: Demo = None) -> None:
     """Win rates by scope with interval and n, shrunk towards the whole, and the learnt confidence threshold."""
+    import pandas as pd
+
     from v7_pipeline.scan.learn import closed_outcomes, held_outcomes, threshold_history, win_rates_at
 
     settings = settings_of(demo)
@@ -47,6 +49,9 @@ def winrate(as_json: Json = False, source: Source = None, demo: Demo = None) -> 
         held = held_outcomes(reader, source=chosen, as_of=now)
         changes = threshold_history(reader, strategy=STRATEGY, source=chosen, as_of=now)
     rates = win_rates_at(known, settings, now, held=held)
+    for strategy in sorted(set(known.loc[known["kind"] != "manual", "strategy"]) - {STRATEGY}):
+        own = win_rates_at(known, settings, now, strategy=strategy)
+        rates = pd.concat([rates, own], ignore_index=True) if len(own) else rates
     even = int((known["outcome"] == "breakeven").sum())
     if as_json:
         scopes = rates.drop(columns="as_of").to_dict("records")

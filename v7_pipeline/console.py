@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from math import log10
 from typing import Any
@@ -58,7 +58,7 @@ _SIDE_STYLE = {"BUY": "bold green", "SELL": "bold red", "HOLD": "dim"}
 
 _DECISIONS = """
 SELECT s.*, g.accepted, g.tier, g.reason_codes, g.quantity, g.risk_usd, g.notional_usd, g.lots, g.capped_by, g.gates_off
-FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) WHERE s.as_of = ? ORDER BY s.symbol
+FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) WHERE s.as_of = ? ORDER BY s.strategy DESC, s.symbol
 """
 _NEWEST_READINGS = """
 SELECT * FROM theory_features WHERE as_of <= ? AND as_of > ?
@@ -71,11 +71,12 @@ SELECT coalesce(sum(usd) FILTER (as_of = ?), 0) AS scan, coalesce(sum(usd), 0) A
        coalesce(sum(usd) FILTER (reserved_at >= date_trunc('day', ?::TIMESTAMPTZ)), 0) AS day FROM held
 """
 _COUNTS = """
-SELECT s.symbol, count(*) AS decisions, count(*) FILTER (s.side = 'BUY') AS buy,
+SELECT s.strategy, s.symbol, count(*) AS decisions, count(*) FILTER (s.side = 'BUY') AS buy,
        count(*) FILTER (s.side = 'SELL') AS sell,
        count(*) FILTER (s.side = 'HOLD') AS hold, count(*) FILTER (s.status = 'abstained') AS abstained,
        count(*) FILTER (s.status = 'skipped') AS skipped, count(*) FILTER (g.accepted) AS accepted
-FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) GROUP BY s.symbol ORDER BY s.symbol
+FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id)
+GROUP BY s.strategy, s.symbol ORDER BY s.strategy DESC, s.symbol
 """
 _OUTCOMES = """
 SELECT o.*, g.tier FROM outcomes o LEFT JOIN gated_signals g USING (signal_id)
@@ -206,6 +207,7 @@ def _signals_block(rows: Any, decimals: Mapping[str, int], as_of: datetime, *, d
     for name in ("symbol", "side", "conf.", "price", "entry / stop / target", "verdict"):
         table.add_column(name, overflow="fold")
     why: list[Text] = []
+    told = _whose(rows)
     for row in rows.to_dict("records"):
         side = _side(row)
         style = _SIDE_STYLE.get(side, "yellow")
@@ -219,10 +221,17 @@ def _signals_block(rows: Any, decimals: Mapping[str, int], as_of: datetime, *, d
             verdict = f"ACCEPTED {row['tier']}, {_position(row)}"
         verdict = ", ".join([verdict, *_gates_off(row["gates_off"])])
         price = _price(row["market_price"], decimals[row["symbol"]])
-        table.add_row(row["symbol"], Text(side, style=style), _number(row["confidence"], 2), price, plan, verdict)
+        name = f"{row['symbol']}{told(row['strategy'])}"
+        table.add_row(name, Text(side, style=style), _number(row["confidence"], 2), price, plan, verdict)
         reason = _text(row["reasoning"] if row["status"] == "answered" else row["status_reason"])
-        why.append(Text.assemble((f"{row['symbol']} {side}: ", style), reason))
+        why.append(Text.assemble((f"{name} {side}: ", style), reason))
     return Group(table, *why)
+
+
+def _whose(rows: Any) -> Callable[[str], str]:
+    """How a row says whose it is: not at all where all are v7's."""
+    others = set(rows["strategy"]) - {"v7"} if len(rows) else set()
+    return lambda strategy: f" ({strategy})" if others else ""
 
 
 def _theories_block(features: Any) -> Table:
@@ -263,18 +272,25 @@ def statistics_block(store: Store, settings: Settings) -> Group:
     if scans["n"]:
         title += f", {scans['first']:%Y-%m-%d %H:%M}Z … {scans['last']:%Y-%m-%d %H:%M}Z"
     table = _table(title + _demo(settings.mode == "demo"))
+    if set(counts["strategy"]) <= {"v7"}:
+        counts = counts.drop(columns="strategy")
     for name in counts.columns:
-        table.add_column(name, justify="left" if name == "symbol" else "right")
+        table.add_column(name, justify="left" if name in ("strategy", "symbol") else "right")
     for row in counts.itertuples(index=False):
         table.add_row(*map(str, row))
     parts: list[Any] = [table]
-    for source in sorted(outcomes["source"].unique()):
-        own = outcomes[outcomes["source"] == source]
+    whose = _whose(outcomes)
+    for source, strategy in sorted(set(zip(outcomes["source"], outcomes["strategy"], strict=True))):
+        own = outcomes[(outcomes["source"] == source) & (outcomes["strategy"] == strategy)]
         for kind in ("paper", "shadow"):
             if (own["kind"] == kind).any():
                 told = str(summary(own, kind=kind, minimum_n=settings.min_effective_n))
                 parts.append(
-                    Panel(Text(told), title=f"OUTCOMES {kind} ({source}), net of {settings.fees} fees", expand=False)
+                    Panel(
+                        Text(told),
+                        title=f"OUTCOMES {kind}{whose(strategy)} ({source}), net of {settings.fees} fees",
+                        expand=False,
+                    )
                 )
     if outcomes.empty:
         parts.append(Text("OUTCOMES  none yet"))

@@ -22,6 +22,7 @@ __all__ = [
     "NOT_IN_LEDGER",
     "NOT_SAMPLED",
     "NO_MODEL",
+    "NO_VOTE",
     "READINGS_MISSING",
     "Analyst",
     "AnalystError",
@@ -58,6 +59,7 @@ NOT_IN_LEDGER = "NOT_IN_LEDGER"
 NOT_SAMPLED = "NOT_SAMPLED"
 NOT_CONFIRMED = "NOT_CONFIRMED"
 NO_MODEL = "NO_MODEL"
+NO_VOTE = "NO_VOTE"
 
 
 class AnalystError(RuntimeError):

@@ -162,6 +162,7 @@ ANALYST_REASONS: dict[str, Reason] = {
         "v6 had too few closed trades to learn the day's model from: it needs about 16 of the 30 days before midnight",
         "fill them with v7 backfill, or wait",
     ),
+    "NO_VOTE": Reason("neither v7 nor v6 had an answer to vote with", "see the reasons of their own decisions"),
     "NOT_IN_LEDGER": Reason(
         "the replay analyst has no answer to this very question",
         "nothing to do, or set V7_REPLAY_FALLBACK=rules",

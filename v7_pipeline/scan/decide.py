@@ -18,6 +18,7 @@ from v7_pipeline.gates.evaluate import GateContext, GateLimits, before_call, why
 from v7_pipeline.gates.reasons import NO_READING
 from v7_pipeline.scan.account import Account, read_account, rule_set
 from v7_pipeline.scan.context import ScanContext, StepResult, Write, persist
+from v7_pipeline.scan.ensemble import decide_ensemble
 from v7_pipeline.scan.exposure import correlations
 from v7_pipeline.scan.halts import STRATEGY_OF
 from v7_pipeline.scan.learn import threshold_at
@@ -81,6 +82,10 @@ def decide(ctx: ScanContext) -> StepResult:
         own, more, told = decide_technical(ctx)
         rows, writes = [*rows, *own], [*writes, *more]
         notes = {**notes, **{name: [*notes[name], *told[name]] for name in ("kept", "differences")}}
+    if "ensemble" in chosen:
+        own, kept = decide_ensemble(ctx, rows)
+        rows = [*rows, *own]
+        notes = {**notes, "kept": [*notes["kept"], *(f"{symbol} (ensemble)" for symbol in kept)]}
     if rows:
         writes = [Write("llm_signals", ctx.marked_rows("llm_signals", rows), "new"), *writes]
     return StepResult(tuple(writes), notes)

@@ -283,3 +283,76 @@ def test_the_setting_names_known_strategies_once() -> None:
     for wrong in ("", "v8", "v7,v7"):
         with pytest.raises(SettingsError):
             load_settings(strategies=wrong)
+
+
+def earn_a_voice(runtime: Runtime, strategy: str) -> None:
+    """A hundred trades of the strategy that closed in the days before, most of them won, all with a confidence."""
+    marks = {"source": "demo", "run_id": "put", "code_version": "0"}
+    signals, outcomes = [], []
+    for place in range(100):
+        at = FIRST.replace(hour=0, minute=0) - timedelta(hours=1 + place)
+        who = {
+            "signal_id": f"{strategy}-BTC-USD-{at:%Y%m%dT%H%M%SZ}", "as_of": at, "symbol": "BTC-USD", "side": "BUY",
+            "strategy": strategy,
+        }  # fmt: skip
+        signals.append(
+            dict.fromkeys(TABLES["llm_signals"].column_names)
+            | who
+            | marks
+            | {"decided_at": at, "analyst": "put", "status": "answered", "confidence": 0.6 + 0.002 * place}
+        )
+        outcomes.append(
+            dict.fromkeys(TABLES["outcomes"].column_names)
+            | who
+            | marks
+            | {
+                "kind": "shadow", "entry_time": at, "exit_time": at + timedelta(minutes=9), "ambiguous": False,
+                "outcome": "loss" if place % 4 == 0 else "win", "fee_preset": "none", "entry_price": 1.0,
+                "labelled_at": at, "followed_until": at + timedelta(minutes=10),
+            }
+        )  # fmt: skip
+    with runtime.store.transaction() as tx:
+        tx.insert_new("llm_signals", arrow_rows("llm_signals", signals))
+        tx.insert_new("outcomes", arrow_rows("outcomes", outcomes))
+
+
+def test_the_ensemble_alone_decides_its_members_and_accepts_none_of_theirs(scanner: Any) -> None:
+    runtime = scanner("ensemble")
+    plant(runtime)
+    earn_a_voice(runtime, "v6")
+    scan(runtime, scans=2)
+    now = rows(runtime, "llm_signals")
+    now = now[now["as_of"] >= FIRST]
+    assert now.groupby(["as_of", "strategy"]).size().eq(len(SYMBOLS)).all()
+    assert set(now["strategy"]) == {"v7", "v6", "ensemble"}
+    vote = now[now["strategy"] == "ensemble"]
+    assert set(vote["analyst"]) == {"vote"} and vote["side"].isin(("BUY", "SELL")).any()
+    assert vote["reasoning"].str.contains("v7 has no voice yet").all() and vote["reasoning"].str.contains("platt").all()
+    led = vote.merge(now[now["strategy"] == "v6"], on=["as_of", "symbol"], suffixes=("", "_v6"))
+    led = led[led["side"] != "HOLD"]
+    assert (led["side"] == led["side_v6"]).all() and (led["stop_price"] == led["stop_price_v6"]).all()
+    gated = rows(runtime, "gated_signals")
+    assert gated.loc[gated["strategy"] == "ensemble", "accepted"].any()
+    members = gated[gated["strategy"] != "ensemble"]
+    assert not members["accepted"].any() and members["reason_codes"].str.endswith(STRATEGY_OFF).all()
+    found = {check.name: bad for check, bad, _ in run_checks(runtime, FIRST + STEP, frozenset(c.name for c in CHECKS))}
+    assert found["one_decision_for_each_symbol"] == 0 and found["accepted_passed_every_gate"] == 0
+
+
+def test_all_three_stand_beside_one_another_and_are_told_apart(scanner: Any) -> None:
+    from rich.console import Console
+
+    from v7_pipeline.console import scan_blocks, signals_table, statistics_block
+
+    runtime = scanner("v7,v6,ensemble")
+    plant(runtime)
+    scan(runtime, scans=3)
+    counts = rows(runtime, "gated_signals").groupby("strategy").size()
+    assert counts.to_dict() == {"v7": 6, "v6": 6, "ensemble": 6}
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(scan_blocks(runtime.store, runtime.settings, FIRST + 2 * STEP))
+    console.print(statistics_block(runtime.store, runtime.settings))
+    console.print(signals_table(runtime.store, symbol=None, limit=20, accepted_only=False, demo=True))
+    told = console.export_text()
+    for text in ("BTC-USD (v7)", "BTC-USD (v6)", "BTC-USD (ensemble)", "OUTCOMES paper (v6)", "v6-BTC-USD-"):
+        assert text in told, text

@@ -47,7 +47,8 @@ def _story(ctx: ScanContext, decisions: pd.DataFrame, result: StepResult) -> dic
         gated = pd.concat([gated, result.frame("gated_signals")]).drop_duplicates("signal_id")
     sizes = ["quantity", "lots", "notional_usd", "risk_usd"]
     joined = day.merge(gated[["signal_id", "accepted", "reason_codes", "tier", *sizes, "gates_off"]], on="signal_id")
-    now = joined[joined["as_of"] == ctx.as_of].sort_values("symbol")
+    now = joined[joined["as_of"] == ctx.as_of].sort_values(["strategy", "symbol"], ascending=[False, True])
+    several = bool((now["strategy"] != "v7").any())
     table = markdown_table(
         (
             "symbol",
@@ -63,7 +64,7 @@ def _story(ctx: ScanContext, decisions: pd.DataFrame, result: StepResult) -> dic
         ),
         (
             (
-                r["symbol"],
+                f"{r['symbol']} ({r['strategy']})" if several else r["symbol"],
                 r["side"],
                 text_of(r["confidence"], 3),
                 bool(r["accepted"]),

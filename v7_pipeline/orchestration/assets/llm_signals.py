@@ -44,12 +44,14 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
     if result.writes:
         import pandas as pd
 
-        rows = pd.concat([rows, result.frame("llm_signals")]).drop_duplicates("signal_id").sort_values("symbol")
+        rows = pd.concat([rows, result.frame("llm_signals")]).drop_duplicates("signal_id")
+        rows = rows.sort_values(["strategy", "symbol"], ascending=[False, True])
+    several = bool((rows["strategy"] != "v7").any())
     table = markdown_table(
         ("symbol", "status", "side", "confidence", "entry", "stop", "target", "not in the prompt"),
         (
             (
-                row["symbol"],
+                f"{row['symbol']} ({row['strategy']})" if several else row["symbol"],
                 row["status"] if row["status"] == "answered" else f"{row['status']}: {row['status_reason']}",
                 row["side"],
                 text_of(row["confidence"], 3),
