@@ -19,7 +19,7 @@ from v7_pipeline.gates.evaluate import GateContext, gate_signals
 from v7_pipeline.gates.reasons import STRATEGY_OFF
 from v7_pipeline.scan.account import Account, products, rule_set
 from v7_pipeline.scan.context import ScanContext, StepResult, Write
-from v7_pipeline.scan.decide import gate_inputs, memo_of, newest_readings, rotation
+from v7_pipeline.scan.decide import STRATEGY, gate_inputs, memo_of, newest_readings, rotation
 from v7_pipeline.scan.watch import breach_halts, missed_breach
 from v7_pipeline.store.schema import TABLES
 from v7_pipeline.trades import size_signals
@@ -126,6 +126,9 @@ def _halts(ctx: ScanContext, strategy: str, account: Account, known: pd.DataFram
 
 def _rest(ctx: ScanContext, decisions: pd.DataFrame) -> list[pd.DataFrame]:
     """The alert that the analyst rests, where a decision says so: nobody else tells of an account that ran empty."""
+    decisions = decisions[decisions["strategy"] == STRATEGY]
+    if decisions.empty:  # nobody was to be asked, and an analyst that is not set up need not be
+        return []
     who = ctx.analyst.name
     stands_in = (decisions["analyst"] == "rules") & (who not in ("rules", "replay"))
     if not ((decisions["status_reason"] == ANALYST_RESTING) | stands_in).any():

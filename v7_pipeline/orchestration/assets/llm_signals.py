@@ -63,7 +63,9 @@ def _story(ctx: ScanContext, result: StepResult) -> dict[str, Any]:
             for row in rows.to_dict("records")
         ),
     )
-    title = f"Decisions at {ctx.as_of:%Y-%m-%d %H:%M}Z by {ctx.analyst.name}"
+    decided = ctx.settings.strategies_decided
+    who = [ctx.analyst.name if name == "v7" else name for name in decided]
+    title = f"Decisions at {ctx.as_of:%Y-%m-%d %H:%M}Z by {', '.join(who)}"
     return {
         "decisions": dg.MetadataValue.md(heading(title, demo=ctx.is_demo) + table),
         **reasons(rows),
