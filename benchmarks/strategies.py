@@ -51,7 +51,8 @@ def main() -> None:
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     print(
         f"{len(found):,} decisions of {given.days} days, median of {given.runs}: {statistics.median(times):.1f} s "
-        f"({min(times):.1f} … {max(times):.1f}), of the processor {statistics.median(worked):.1f} s; largest memory {largest:.1f} GiB"
+        f"({min(times):.1f} … {max(times):.1f}), of the processor {statistics.median(worked):.1f} s; "
+        f"largest memory {largest:.1f} GiB"
     )
     scans(candles[candles["open_time"] < START + pd.Timedelta(days=BEFORE + 1)], given.runs)
 
