@@ -361,3 +361,26 @@ def test_all_three_stand_beside_one_another_and_are_told_apart(scanner: Any) -> 
     told = console.export_text()
     for text in ("BTC-USD (v7)", "BTC-USD (v6)", "BTC-USD (ensemble)", "OUTCOMES paper (v6)", "v6-BTC-USD-"):
         assert text in told, text
+
+
+def test_all_three_in_a_run_of_dagster_on_a_fresh_store(tmp_path: Any) -> None:
+    from v7_pipeline.sandbox.server import SandboxServer
+    from v7_pipeline_tests.end_to_end.world import LATER, Clock, open_world
+
+    as_of = datetime(2026, 11, 18, 12, 2, tzinfo=UTC)
+    clock = Clock(as_of + LATER)
+    with (
+        SandboxServer(seed=7, clock=clock) as server,
+        open_world(tmp_path, server, clock, symbols=SYMBOLS, strategies="v7,v6,ensemble", analyst="rules") as world,
+    ):
+        result = world.run(as_of)
+        assert result.success and all(check.passed for check in result.get_asset_check_evaluations())
+        (event,) = result.asset_materializations_for_node("llm_signals")
+        shown = str(event.metadata["decisions"].value)
+        told = world.store.rows("SELECT strategy, status, count(*) AS n FROM llm_signals GROUP BY ALL ORDER BY ALL")
+    assert "by rules, v6, ensemble" in shown and "BTC-USD (v6)" in shown and "NO_MODEL" in shown
+    assert [(row["strategy"], row["status"], row["n"]) for row in told] == [
+        ("ensemble", "answered", 2),
+        ("v6", "abstained", 2),
+        ("v7", "answered", 2),
+    ]
