@@ -147,6 +147,7 @@ def test_a_live_decision_is_the_walk_forwards(scanner: Any) -> None:
     assert stored["confidence"].tolist() == found["confidence"].round(4).tolist()
 
 
+@pytest.mark.slow
 def test_v7_is_the_same_with_and_without_v6(scanner: Any) -> None:
     alone, both = scanner("v7", home="alone"), scanner("v7,v6", home="both")
     plant(both)
@@ -269,7 +270,7 @@ def test_a_fresh_install_has_no_model_and_is_told_what_to_do(scanner: Any) -> No
     assert (rows(runtime, "llm_signals", "v7")["status"] == "answered").all()
 
 
-@pytest.mark.parametrize("strategies", ["v7", "v6", "v7,v6"])
+@pytest.mark.parametrize("strategies", ["v6", "v7,v6"])
 def test_counts_are_conserved(scanner: Any, strategies: str) -> None:
     runtime = scanner(strategies)
     scan(runtime, scans=2)
@@ -363,6 +364,7 @@ def test_all_three_stand_beside_one_another_and_are_told_apart(scanner: Any) -> 
         assert text in told, text
 
 
+@pytest.mark.slow
 def test_all_three_in_a_run_of_dagster_on_a_fresh_store(tmp_path: Any) -> None:
     from v7_pipeline.sandbox.server import SandboxServer
     from v7_pipeline_tests.end_to_end.world import LATER, Clock, open_world
