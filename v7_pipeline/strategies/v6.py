@@ -78,12 +78,15 @@ def training_rows(features: pd.DataFrame, outcomes: pd.DataFrame) -> tuple[Float
     return inputs[judged], (outcomes["outcome"].to_numpy() == "win")[judged]
 
 
-def fit(inputs: Floats, won: npt.NDArray[np.bool_], weights: Floats | None = None) -> LogisticModel | None:
+def fit(
+    inputs: Floats, won: npt.NDArray[np.bool_], weights: Floats | None = None, *, penalty: float = PENALTY
+) -> LogisticModel | None:
     """The model of `training_rows`; None where they are worth less than FEWEST, or all of them won or all lost.
 
-    Maximises Σ weight · log P(outcome) − PENALTY ÷ 2 · Σ coefficient² over standardised inputs, by Newton's method
-    (McCullagh & Nelder, Generalized Linear Models, 1989, § 4.4). `weights` are 1 where not given. Odd inputs are not
-    centred, so that a mirrored market has the mirrored model.
+    Maximises Σ weight · log P(outcome) − penalty ÷ 2 · Σ coefficient² over standardised inputs, by Newton's method
+    (McCullagh & Nelder, Generalized Linear Models, 1989, § 4.4). `weights` are 1 where not given. A
+    penalty of λ is the belief, before any trade, that a coefficient lies around 0 with a standard deviation of 1 ÷ √λ.
+    Odd inputs are not centred, so that a mirrored market has the mirrored model.
     """
     n, wins = len(won), int(won.sum())
     worth = np.ones(n) if weights is None else weights
@@ -94,13 +97,13 @@ def fit(inputs: Floats, won: npt.NDArray[np.bool_], weights: Floats | None = Non
     scale = np.sqrt(((inputs - centre) ** 2).mean(axis=0))
     scale[scale == 0] = 1.0
     design = np.column_stack([np.ones(n), (inputs - centre) / scale])
-    penalty = np.diag([0.0, *np.full(len(FEATURES), PENALTY)])
+    ridge = np.diag([0.0, *np.full(len(FEATURES), penalty)])
     found = np.zeros(design.shape[1])
     found[0] = np.log(wins / (n - wins))
     for _ in range(_MOST_STEPS):
         p = sigmoid(design @ found)
-        gradient = design.T @ (worth * (won - p)) - penalty @ found
-        step = np.linalg.solve((design.T * (worth * p * (1 - p))) @ design + penalty, gradient)
+        gradient = design.T @ (worth * (won - p)) - ridge @ found
+        step = np.linalg.solve((design.T * (worth * p * (1 - p))) @ design + ridge, gradient)
         found = found + step
         if np.abs(step).max() < 1e-10:
             break

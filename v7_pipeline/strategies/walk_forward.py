@@ -40,6 +40,10 @@ TRAIN_EVERY = 20
 #: What closed in the last quarter of an hour before midnight is left out with what was open then: its candles may still
 #: be on their way when the day's first scan fits, and the model must be the same whenever it is fitted.
 CUT_OFF = timedelta(minutes=15)
+#: What is believed before any trade: a standard deviation of an indicator moves the log-odds of winning by some 0.1,
+#: P(win) by two or three points. A month is worth some 450 trades, which tell a coefficient to about 0.1: without the
+#: belief ten of them together fit noise of several points, and an edge of 0.04 is nearly always there.
+PENALTY = 100.0
 #: P(win) above the plan's break-even rate that a BUY or SELL needs, by mode.
 LEAST_EDGE = {"conservative": 0.04, "aggressive": 0.02}
 #: Confidence by that edge, as the rules map their score: each mode's least edge has its mode's least confidence.
@@ -265,7 +269,7 @@ def _fitted(day: date, trades: _Trades) -> DayModel:
     if not n:
         return DayModel(day, None, 0, 0, 0.0, nan, nan, None, None)
     weights = average_uniqueness(trades.entered[closed], trades.known[closed])
-    model = v6.fit(trades.inputs[closed], won, weights)
+    model = v6.fit(trades.inputs[closed], won, weights, penalty=PENALTY)
     r = trades.r[closed]
     return DayModel(
         day=day,
