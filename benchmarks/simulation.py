@@ -59,7 +59,8 @@ def _report(kind: str, home: Path, chosen: argparse.Namespace) -> None:
     print(
         f"{chosen.strategy}, readings {kind}: median {middle:.1f} s, {min(totals):.1f} … {max(totals):.1f} s "
         f"(n = {len(totals)}; {parts}); bound {bound:.1f} s {verdict}; {rows[0][4]:,.0f} scans, "
-        f"{rows[0][5]:,.0f} BUY or SELL, {rows[0][6]:,.0f} accepted; peak memory {max(row[3] for row in rows):,.0f} MiB (bound {BOUND_MIB:,})"
+        f"{rows[0][5]:,.0f} BUY or SELL, {rows[0][6]:,.0f} accepted; "
+        f"peak memory {max(row[3] for row in rows):,.0f} MiB (bound {BOUND_MIB:,})"
     )
 
 
