@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from v7_pipeline.scan.context import ScanContext, ScanError, StepResult, Write
+from v7_pipeline.strategies.walk_forward import candles_for_model
 
 __all__ = ["HISTORY", "fetch_new", "fetch_range", "missing_days"]
 
@@ -30,7 +31,7 @@ OnPage = Callable[[str, int, int], None]
 def fetch_new(ctx: ScanContext) -> StepResult:
     """Candles from the newest known (less the minutes that may still be revised) up to `as_of`."""
     newest = _newest_known(ctx)
-    oldest_needed = ctx.as_of - HISTORY - timedelta(minutes=ctx.settings.refetch_minutes)
+    oldest_needed = _oldest_needed(ctx)
     refetch = timedelta(minutes=ctx.settings.refetch_minutes)
     ranges = {
         symbol: (
@@ -44,6 +45,17 @@ def fetch_new(ctx: ScanContext) -> StepResult:
         ranges = {symbol: span for symbol, span in ranges.items() if newest.get(symbol) != ctx.as_of - MINUTE}
     result = _result(ctx, ctx.market.candles_of(ranges, now=ctx.as_of) if ranges else {})
     return replace(result, writes=(_scan_row(ctx, result.notes["failures"]), *result.writes))
+
+
+def _oldest_needed(ctx: ScanContext) -> datetime:
+    """From when on candles are fetched where the store has none: what the newest reading needs.
+
+    A backtest reads them from a store, so there v6's days come as well; a live scan would ask the market for a month.
+    """
+    oldest = ctx.as_of - HISTORY - timedelta(minutes=ctx.settings.refetch_minutes)
+    if ctx.source != "backtest" or "v6" not in ctx.settings.strategies_decided:
+        return oldest
+    return min(oldest, candles_for_model(ctx.as_of.date(), ctx.settings.gap_minutes))
 
 
 def fetch_range(

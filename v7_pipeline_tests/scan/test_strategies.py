@@ -169,6 +169,24 @@ def test_v7_is_the_same_with_and_without_v6(scanner: Any) -> None:
         pd.testing.assert_frame_equal(one, other, obj=name)
 
 
+def test_live_decisions_are_their_backtest(scanner: Any, tmp_path: Any) -> None:
+    from v7_pipeline.backtest import replay
+    from v7_pipeline.store import open_store
+
+    runtime = scanner("v7,v6")
+    scan(runtime, scans=3)
+    target = open_store(f"duckdb:{tmp_path / 'target.duckdb'}")
+    replay(runtime.store, target, runtime.settings, start=FIRST, end=FIRST + 3 * STEP)
+    one, other = (store.query("SELECT * FROM llm_signals ORDER BY signal_id") for store in (runtime.store, target))
+    of_the_hour = ["decided_at", "price_age_s", "source", "run_id", "code_version"]
+    pd.testing.assert_frame_equal(one.drop(columns=of_the_hour), other.drop(columns=of_the_hour))
+    models = [
+        store.query("SELECT symbol, coefficients FROM strategy_models ORDER BY symbol")
+        for store in (runtime.store, target)
+    ]
+    pd.testing.assert_frame_equal(*models)
+
+
 def test_each_is_switched_on_alone(scanner: Any) -> None:
     for name, analyst in (("v7", "rules"), ("v6", "deepseek")):  # v6 needs nobody's key
         runtime = scanner(name, home=name, analyst=analyst)
