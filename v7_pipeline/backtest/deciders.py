@@ -32,13 +32,18 @@ _VOTE, _SCORE = (f"{bayesian_win_rate.NAME}_{part}" for part in ("vote", "score"
 
 
 #: What can be backtested.
-STRATEGIES = ("v7", "v6")
+STRATEGIES = ("v7", "v6", "ensemble")
 
 
 def decider_of(strategy: str, prepared: Prepared, settings: Settings, source: Store) -> Decider:
-    """Who decides for a strategy; `source` has the candles that v6's models are fitted on."""
+    """Who decides for a strategy; `source` has the candles that v6's models are fitted on.
+
+    The ensemble's members are simulated beside it, each with an account of its own, as they are live.
+    """
     if strategy == "v6":
         return FixedDecider("v6", "technical", _technical(prepared, settings, source))
+    if strategy == "ensemble":
+        return FixedDecider("ensemble", "vote", _vote(prepared, settings, source))
     return RulesDecider(prepared, settings)
 
 
@@ -60,11 +65,29 @@ def _technical(prepared: Prepared, settings: Settings, source: Store) -> pd.Data
     return found.iloc[order].reset_index(drop=True)
 
 
+def _vote(prepared: Prepared, settings: Settings, source: Store) -> pd.DataFrame:
+    """The ensemble's decision of each row: its members' decisions, and what their trades had come to by midnight."""
+    from v7_pipeline.backtest.engine import simulate
+    from v7_pipeline.strategies.ensemble import MEMBERS, day_voices, decide_frame
+    from v7_pipeline.strategies.walk_forward import Terms
+
+    days = pd.DatetimeIndex(prepared.instants).floor("D").unique().date
+    members, voices = {}, {}
+    for name in MEMBERS:
+        own = simulate(prepared, settings, decider=decider_of(name, prepared, settings, source), name=name)
+        members[name] = own.signals
+        closed = own.outcomes.merge(own.signals[["signal_id", "confidence"]], on="signal_id")
+        voices[name] = day_voices(closed, days, min_effective_n=settings.min_effective_n)
+    return decide_frame(members, voices, terms=Terms.of(settings)).reset_index(drop=True)
+
+
 class Decider(Protocol):
     """A strategy over the rows of a Prepared."""
 
     strategy: str
     analyst: str
+    #: Whether an analyst is asked: only what the cheap gates let through is decided then.
+    asks: bool
 
     def possible(self) -> pd.DataFrame:
         """Every trade that could be decided, whatever is learnt meanwhile: row, side and its plan, ordered by row."""
@@ -89,7 +112,7 @@ def echoed(readings: pd.DataFrame, theory: str) -> pd.DataFrame:
 class RulesDecider:
     """v7 with the rules: ten theories, of which one, the win rate, knows what the simulation has learnt."""
 
-    strategy, analyst = "v7", "rules"
+    strategy, analyst, asks = "v7", "rules", True
 
     def __init__(self, prepared: Prepared, settings: Settings, weights: Mapping[str, float] | None = None) -> None:
         self._prepared, self._settings = prepared, settings
@@ -141,7 +164,9 @@ class RulesDecider:
 
 
 class FixedDecider:
-    """Decisions made beforehand, a row for each row of the Prepared: DECIDED columns."""
+    """Decisions made beforehand, a row for each row of the Prepared: DECIDED columns. Nobody is asked for them."""
+
+    asks = False
 
     def __init__(self, strategy: str, analyst: str, decisions: pd.DataFrame) -> None:
         self.strategy, self.analyst, self._decisions = strategy, analyst, decisions.reset_index(drop=True)

@@ -84,7 +84,9 @@ class _Walk:
         self.labels = Labels(prepared, settings, decider)
         self.threshold = Threshold(settings)
         self.found = Found(self.labels, self.threshold)
-        self.found.win_rates = {scope: WinRate(settings) for scope in SCOPES}
+        # What the theories learn is v7's; another strategy has its own win rate only.
+        scopes = SCOPES if decider.strategy == "v7" else (f"strategy:{decider.strategy}",)
+        self.found.win_rates = {scope: WinRate(settings) for scope in scopes}
         self.minutes = {symbol: prepared.minutes[slice(*ends)] for symbol, ends in prepared.bounds.items()}
         self.k = len(prepared.symbols)
         self.possible = np.unique(self.labels.rows)
@@ -190,7 +192,7 @@ class _Walk:
             symbol = self.given.symbols[row % self.k]
             features = self._features(row)
             answers = before_call([symbol], as_of=at, features_as_of={symbol: features}, context=context, rotation=0)
-            reasons = why_not(answers[symbol], context)
+            reasons = why_not(answers[symbol], context) if self.decider.asks else None
             if reasons is None:
                 asked[row] = decision
             else:
@@ -416,7 +418,7 @@ class _Walk:
         known = {halt["halt_id"] for halt in self.found.halts}
         called_for = [
             {**halt, "halt_id": f"{SOURCE}-{halt['halt_id']}"}
-            for halt in breach_halts(state, at, self.rules.zone, total_in_force=total)
+            for halt in breach_halts(state, at, self.rules.zone, total_in_force=total, strategy=self.decider.strategy)
         ]
         new = [halt for halt in called_for if halt["halt_id"] not in known]
         if new:
@@ -471,7 +473,8 @@ class _Walk:
                 entry, float(leave), won=won, confidence=confidence, break_even=float(self.labels.break_even[label])
             )
             if kind == "paper":
-                for scope in ("all", f"side:{self.labels.plans['side'].iat[label]}"):
+                side = f"side:{self.labels.plans['side'].iat[label]}"
+                for scope in {"all", side, f"strategy:{self.decider.strategy}"} & self.found.win_rates.keys():
                     self.found.win_rates[scope].add(entry, float(leave), won=won)
         self.threshold.step(scan)
         if any(kind == "paper" for _, _, kind, _ in closed):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from v7_pipeline.analyst.base import READINGS_MISSING
+from v7_pipeline.analyst.base import NO_VOTE, READINGS_MISSING
 from v7_pipeline.backtest.comparison import Simulation
 from v7_pipeline.backtest.deciders import Decider
 from v7_pipeline.backtest.labels import NEVER, Found, utc_index
@@ -42,7 +42,7 @@ def frames(prepared: Prepared, settings: Settings, decider: Decider, found: Foun
     posteriors = {scope: rate.posterior() for scope, rate in found.win_rates.items()}
     known = {scope: posterior for scope, posterior in posteriors.items() if posterior is not None}
     decided = decider.decide(np.arange(prepared.rows), known)
-    skipped = _skipped(prepared, settings, found)
+    skipped = _skipped(prepared, settings, found) if decider.asks else np.full(prepared.rows, "", dtype=object)
     signals = _signals(prepared, decider, decided, skipped)
     trades = signals["side"].isin(("BUY", "SELL")).to_numpy()
     gated = _gated(prepared, settings, found, signals, trades)
@@ -84,13 +84,20 @@ def _signals(prepared: Prepared, decider: Decider, decided: pd.DataFrame, skippe
         **numbers,
         "confidence": _rounded(numbers["confidence"]),
         "horizon_minutes": pd.array(horizon, dtype="Int64"),
-        "key_theories": np.where(answered, decided["key_theories"].to_numpy(object), nothing),
+        "key_theories": np.where(answered & decider.asks, decided["key_theories"].to_numpy(object), nothing),
         "market_price": prepared.price,
         "price_age_s": np.where(priced, (prepared.scan_of - prepared.features) * 60.0, np.nan),
         "status": status,
-        "status_reason": np.where(answered, nothing, np.where(asked, READINGS_MISSING, skipped)),
+        "status_reason": np.where(answered, nothing, np.where(asked, _unanswered(decider, decided), skipped)),
     }
     return pd.DataFrame({column: columns.get(column, nothing) for column in SIGNAL_COLUMNS})
+
+
+def _unanswered(decider: Decider, decided: pd.DataFrame) -> Any:
+    """Why rows have no answer though nothing stood against them."""
+    if "status_reason" in decided:
+        return decided["status_reason"].to_numpy(object)
+    return NO_VOTE if decider.strategy == "ensemble" else READINGS_MISSING
 
 
 def _stamps(scans: Ints) -> Words:
@@ -285,7 +292,7 @@ def _win_rates(settings: Settings, found: Found) -> pd.DataFrame:
                 "prior_beta": settings.prior_beta,
                 "half_life_trades": settings.win_rate_half_life,
                 "n_eff": alpha + beta - settings.prior_alpha - settings.prior_beta,
-                "parent_scope": None if scope == "all" else "all",
+                "parent_scope": "all" if scope.startswith("side:") else None,
             }
             parts.append(pd.DataFrame({name: known.get(name, np.nan) for name in names}))
     found_rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from v7_pipeline.analyst import rules
-from v7_pipeline.analyst.base import Mode, mode_of, require_aware
+from v7_pipeline.analyst.base import NO_MODEL, READINGS_MISSING, Mode, mode_of, require_aware
 from v7_pipeline.indicators import FEATURES, indicators
 from v7_pipeline.learning.statistics import average_uniqueness
 from v7_pipeline.learning.threshold import break_even_rate
@@ -138,9 +138,10 @@ def decisions(candles: pd.DataFrame, instants: pd.DatetimeIndex, terms: Terms) -
     """v6's decision for each symbol at each instant, in the order of symbol and instant.
 
     candles: symbol, open_time, open, high, low, close, volume, from `candles_for_model` of the first instant's day on
-    for full results; instants: aware, ascending. Columns: symbol, as_of, features_as_of, market_price and those of
-    `decide_frame`. A row rests on the candles that had closed by its instant only, and has the same bits whichever
-    other instants are asked and whatever other symbols there are: each symbol has models of its own.
+    for full results; instants: aware, ascending. Columns: symbol, as_of, features_as_of, market_price, those of
+    `decide_frame`, and status_reason of what has no answer. A row rests on the candles that had closed by its instant
+    only, and has the same bits whichever other instants are asked and whatever other symbols there are: each symbol has
+    models of its own.
     """
     if instants.tz is None:
         raise ValueError("instants need a time zone; pass them in UTC")
@@ -162,6 +163,9 @@ def _of_symbol(symbol: str, candles: pd.DataFrame, asked: pd.DatetimeIndex, term
     steps = price_steps(candles, asked)
     decided = decide_frame(frame, models, quote_increment=steps, terms=terms)
     decided.insert(0, "symbol", symbol)
+    fitted = np.array([models[day].model is not None for day in days])[(asked.floor("D") - first.floor("D")).days]
+    decided["status_reason"] = np.where(fitted, READINGS_MISSING, NO_MODEL).astype(object)
+    decided.loc[decided["status"] == "answered", "status_reason"] = None
     return decided
 
 

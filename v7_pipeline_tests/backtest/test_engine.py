@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from v7_pipeline.backtest import Simulation, prepare, replay, simulate
-from v7_pipeline.backtest.deciders import FixedDecider
+from v7_pipeline.backtest.deciders import FixedDecider, decider_of
 from v7_pipeline.backtest.prepared import Prepared
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store, conform
@@ -25,20 +25,21 @@ TRADED = "signal_id IN (SELECT signal_id FROM gated_signals WHERE side IN ('BUY'
 WIN_RATES = ("all", "side:BUY", "side:SELL")
 
 
-def assert_same(target: Store, found: Simulation) -> dict[str, int]:
+def assert_same(target: Store, found: Simulation, strategy: str = "v7") -> dict[str, int]:
     """Row by row what the replay wrote: exact, but for sums of weights, which may differ in the last digits."""
-    _same(target.query("SELECT * FROM llm_signals ORDER BY signal_id"), "llm_signals", found.signals)
-    gated = target.query("SELECT * FROM gated_signals ORDER BY signal_id")
+    its = f"WHERE strategy = '{strategy}'"
+    _same(target.query(f"SELECT * FROM llm_signals {its} ORDER BY signal_id"), "llm_signals", found.signals)
+    gated = target.query(f"SELECT * FROM gated_signals {its} ORDER BY signal_id")
     ours = found.gated
     trades, own = (frame["side"].isin(("BUY", "SELL")) for frame in (gated, ours))
     _same(gated[trades], "gated_signals", ours[own])
     _same(gated[~trades].drop(columns="gate_inputs"), "gated_signals", ours[~own])
-    outcomes = target.query(f"SELECT * FROM outcomes WHERE {TRADED} ORDER BY signal_id")
+    outcomes = target.query(f"SELECT * FROM outcomes {its} AND {TRADED} ORDER BY signal_id")
     _same(outcomes, "outcomes", found.outcomes)
-    thresholds = target.query("SELECT * FROM confidence_thresholds ORDER BY as_of")
+    thresholds = target.query(f"SELECT * FROM confidence_thresholds {its} ORDER BY as_of")
     _same(thresholds, "confidence_thresholds", found.thresholds, key=["as_of"])
-    rates = target.query("SELECT * FROM win_rates WHERE scope IN ('all', 'side:BUY', 'side:SELL')")
-    _same_posteriors(rates, found.win_rates)
+    scopes = WIN_RATES if strategy == "v7" else (f"strategy:{strategy}",)
+    _same_posteriors(target.query("SELECT * FROM win_rates"), found.win_rates, scopes)
     return {
         "trades": int(trades.sum()),
         "accepted": int(gated["accepted"].sum()),
@@ -61,9 +62,9 @@ def _same(theirs: pd.DataFrame, table: str, ours: pd.DataFrame, key: list[str] |
     )
 
 
-def _same_posteriors(theirs: pd.DataFrame, ours: pd.DataFrame) -> None:
+def _same_posteriors(theirs: pd.DataFrame, ours: pd.DataFrame, scopes: tuple[str, ...]) -> None:
     """At each instant at which the replay learnt, the posterior that the fast one has then."""
-    for scope in WIN_RATES:
+    for scope in scopes:
         mine = ours[ours["scope"] == scope].sort_values("as_of")
         for row in theirs[theirs["scope"] == scope].to_dict("records"):
             known = mine[mine["as_of"] <= row["as_of"]]
@@ -117,6 +118,29 @@ def test_it_is_the_replay_through_gaps_limits_and_losses(tmp_path: Path, changes
     end = START + timedelta(hours=3)
     counts = both(tmp_path, _with_gaps(end), settings_of(**changes), START, end, timedelta(minutes=4))
     assert min(counts["trades"], counts["accepted"], counts["skipped"], counts["closed"]) > 0, counts
+
+
+@pytest.mark.slow
+def test_every_strategy_is_the_replay(tmp_path: Path) -> None:
+    """v6 on its days' models, and the ensemble's vote over midnight, beside v7: each with an account of its own."""
+    start = datetime.fromisoformat("2023-12-20T21:00:00+00:00")
+    candles = []
+    for symbol in ("BTC-USD", "ETH-USD"):
+        frame = pd.read_parquet(needs_shared(f"candles/{symbol}_1m.parquet")).rename(columns={"ts": "open_time"})
+        frame = frame.sort_values("open_time").drop_duplicates("open_time", keep="last").assign(symbol=symbol)
+        candles.append(frame[frame["open_time"] < start + timedelta(hours=8)])
+    names = ("v7", "v6", "ensemble")
+    settings = settings_of(
+        symbols=("BTC-USD", "ETH-USD"), horizon_minutes=60, gates_off=(), strategies=names, min_effective_n=3
+    )
+    source, target = holding(tmp_path / "source.duckdb", pd.concat(candles)), fresh(tmp_path / "target.duckdb")
+    span: dict[str, Any] = {"start": start, "end": start + timedelta(hours=6), "every": timedelta(minutes=6)}
+    replay(source, target, settings, **span)
+    given = prepare(source, settings, **span)
+    for name in names:
+        found = simulate(given, settings, decider=decider_of(name, given, settings, source), name=name)
+        counts = assert_same(target, found, name)
+        assert name == "ensemble" or counts["trades"] > 0, (name, counts)
 
 
 @pytest.mark.slow
