@@ -5,9 +5,11 @@ What is simulated and what it means is backtest/'s; here it is only asked for an
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +27,7 @@ from v7_pipeline.cli_common import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from v7_pipeline.analyst.base import Analyst
     from v7_pipeline.backtest.run import Configuration, Made
     from v7_pipeline.backtest.sweep import Sweep
     from v7_pipeline.settings import Settings
@@ -35,7 +38,8 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode="markdown")
 
 #: Sections of the report that the terminal shows; the page has them all.
-_SHOWN = ("Returns", "Trades")
+_SHOWN = ("Return and risk", "Trades")
+_ANALYSTS = ("rules", "replay", "deepseek")
 
 
 @app.command(
@@ -49,8 +53,15 @@ def backtest(
     symbols: Symbols = None,
     strategy: Annotated[str, typer.Option(help="v7 or v6; of several, by comma, the first is reported.")] = "v7",
     analyst: Annotated[
-        str | None, typer.Option(help="Who decides for v7: rules, or replay (the ledger's answers). Default: rules.")
+        str | None,
+        typer.Option(help="Who decides for v7: rules, replay (the ledger) or deepseek (paid). Default: rules."),
     ] = None,
+    fallback: Annotated[
+        Literal["rules"] | None, typer.Option(help="Who decides what the ledger of --analyst replay does not hold.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Instants at which a paid analyst is asked.")] = 24,
+    seed: Annotated[int | None, typer.Option(help="Draw the sample with it; without: evenly spread.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Pay without being asked.")] = False,
     fees: Annotated[str | None, typer.Option(help="A fee preset, such as ftmo-crypto. Default: V7_FEES.")] = None,
     every: Annotated[int, typer.Option(min=1, help="min; between two scans.")] = 2,
     hours: Annotated[int | None, typer.Option(min=1, help="h; only the first hours of the span.")] = None,
@@ -85,11 +96,14 @@ def backtest(
     )
     try:
         chosen = configuration.settings(settings)
-        if configuration.analyst not in ("rules", "replay"):
-            raise BacktestError(f"analyst {configuration.analyst!r} cannot decide a backtest; rules and replay can")
+        if configuration.analyst not in _ANALYSTS:
+            raise BacktestError(f"analyst {configuration.analyst!r} cannot decide; {', '.join(_ANALYSTS)} can")
     except BacktestError as error:
         raise UsageProblemError(str(error)) from None
-    made, tried = _run(chosen, configuration, sweep or [], fresh=fresh, quiet=as_json)
+    if fallback:
+        chosen = chosen.model_copy(update={"replay_fallback": fallback})
+    paid = _Paid(sample, seed, yes)
+    made, tried = _run(chosen, configuration, sweep or [], paid, fresh=fresh, quiet=as_json)
     if as_json:
         typer.echo(made.data.read_text(encoding="utf-8"))
     else:
@@ -112,33 +126,73 @@ def _command(
     return " ".join(parts)
 
 
+@dataclass(frozen=True)
+class _Paid:
+    """How a paid analyst is asked: at how many instants, drawn with which seed, and whether it is confirmed."""
+
+    sample: int
+    seed: int | None
+    yes: bool
+
+
 def _run(
-    settings: Settings, configuration: Configuration, sweep: list[str], *, fresh: bool, quiet: bool
+    settings: Settings, configuration: Configuration, sweep: list[str], paid: _Paid, *, fresh: bool, quiet: bool
 ) -> tuple[Made, Sweep | None]:
     from v7_pipeline.backtest.run import run_backtest
     from v7_pipeline.console import RichTeller, out
-    from v7_pipeline.scan.runtime import build_runtime
 
     source = store_of(settings)
     teller = RichTeller(out(stderr=quiet))
     try:
-        if fresh:
-            _forget(settings, configuration)
         tried = _sweep(source, settings, configuration, sweep, teller) if sweep else None
-        runtime = build_runtime(settings)
-        answers = runtime.replay_analyst(source) if configuration.analyst == "replay" else None
-        return run_backtest(source, settings, configuration, analyst=answers, on_progress=teller.progress), tried
+        with _asked(settings, configuration, source, paid, teller) as (who, notes):
+            if fresh:
+                _forget(settings, configuration, who.name if who else "rules")
+            chosen = replace(configuration, notes=notes)
+            return run_backtest(source, settings, chosen, analyst=who, on_progress=teller.progress), tried
     finally:
         teller.finish()
 
 
-def _forget(settings: Settings, configuration: Configuration) -> None:
+@contextmanager
+def _asked(
+    settings: Settings, configuration: Configuration, source: Store, paid: _Paid, teller: Any
+) -> Iterator[tuple[Analyst | None, tuple[str, ...]]]:
+    """Who decides, None for the rules, and what the page must say of them."""
+    from v7_pipeline.backtest.analysts import ledger_analyst, sampled_analyst
+    from v7_pipeline.backtest.replay import instants_of
+
+    if configuration.analyst == "rules":
+        yield None, ()
+        return
+    instants = instants_of(configuration.start, configuration.end, configuration.every)
+    if configuration.analyst == "replay":
+        from v7_pipeline.scan.runtime import build_runtime
+
+        yield ledger_analyst(source, build_runtime(settings).replay_analyst(source), instants, settings.symbols), ()
+        return
+    from v7_pipeline.cli_llm import marks_of, services
+
+    told: list[str] = []
+
+    def confirm(estimate: Any) -> bool:
+        told.append(estimate.sentence[:1].upper() + estimate.sentence[1:] + ".")
+        teller.line(told[0])
+        return paid.yes or typer.confirm("Ask it?", err=True)
+
+    with services(settings, [configuration.analyst]) as runtime:
+        analyst = runtime.paid_analyst(configuration.analyst, marks_of(settings, "backtest"))
+        chosen = sampled_analyst(
+            source, analyst, instants, settings.symbols, n=paid.sample, seed=paid.seed, confirm=confirm
+        )
+        yield chosen, tuple(told)
+
+
+def _forget(settings: Settings, configuration: Configuration, who: str) -> None:
     """Delete the store of the same configuration; its pages are written anew in any case."""
     from v7_pipeline.backtest import backtest_id
 
-    run_id = backtest_id(
-        settings, **configuration.span, analyst=configuration.analyst, strategies=configuration.strategies
-    )
+    run_id = backtest_id(settings, **configuration.span, analyst=who, strategies=configuration.strategies)
     place = settings.data_dir / "backtest" / f"{run_id}.duckdb"
     place.unlink(missing_ok=True)
     place.with_name(f"{place.name}.wal").unlink(missing_ok=True)

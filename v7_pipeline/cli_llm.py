@@ -179,8 +179,8 @@ def compare(
     if not kept:
         raise ClickException("the ledger holds no decided question of that time; widen --from and --to, or scan first")
     console, teller = out(), RichTeller(out(stderr=True))
-    with _services(settings, names) as runtime:
-        marks = _marks(settings)
+    with services(settings, names) as runtime:
+        marks = marks_of(settings)
         plans = {
             name: comparing.plan(store, runtime.paid_analyst(name, marks), kept) for name in names if name != "rules"
         }
@@ -247,8 +247,8 @@ def leave_out(
     _check_can_ask(name, settings)
     decided = comparing.questions(store, start=start, end=end, limit=limit, answered_by=name)
     teller = RichTeller(out(stderr=True))
-    with _services(settings, [name]) as runtime:
-        analyst = runtime.paid_analyst(name, _marks(settings, "leave-out"))
+    with services(settings, [name]) as runtime:
+        analyst = runtime.paid_analyst(name, marks_of(settings, "leave-out"))
         kept = leaving.kept(store, analyst, decided)
         if not kept:
             raise ClickException(
@@ -429,7 +429,8 @@ def _check_names(names: Sequence[str], settings: Settings) -> None:
             )
 
 
-def _marks(settings: Settings, what: str = "compare") -> dict[str, str]:
+def marks_of(settings: Settings, what: str = "compare") -> dict[str, str]:
+    """The provenance of ledger rows that a command writes."""
     from v7_pipeline import __version__
 
     now = datetime.now(UTC)
@@ -437,7 +438,7 @@ def _marks(settings: Settings, what: str = "compare") -> dict[str, str]:
 
 
 @contextmanager
-def _services(settings: Settings, names: Sequence[str]) -> Iterator[Any]:
+def services(settings: Settings, names: Sequence[str]) -> Iterator[Any]:
     """The runtime that asks; in demo mode deepseek is the sandbox, started here where none runs."""
     from v7_pipeline.scan.runtime import build_runtime
 
@@ -514,7 +515,7 @@ def _price(plans: Sequence[Plan], settings: Settings, *, asked: int) -> Iterator
         held = f"{len(plan.held)} answered before, {len(plan.to_ask)} to ask"
         yield f"{plan.analyst.name}: {asked} questions, {held}: ${plan.worst_usd:.4f} at most"
     budgets = {"daily_budget_usd": settings.daily_budget_usd, "monthly_budget_usd": settings.monthly_budget_usd}
-    left = Ledger(store_of(settings), **budgets, provenance=_marks(settings)).spent(datetime.now(UTC))
+    left = Ledger(store_of(settings), **budgets, provenance=marks_of(settings)).spent(datetime.now(UTC))
     yield (
         f"in all {sum(len(plan.to_ask) for plan in plans)} to ask: ${sum(plan.worst_usd for plan in plans):.4f} at "
         f"most, an attempt each; a retry or a repair reserves anew. The budgets, which scans share, hold "

@@ -511,10 +511,10 @@ def test_backtest_sweeps_and_counts_every_trial(backfilled: tuple[Path, Said], l
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        (("--strategy", "v5"), "strategy v5 cannot be backtested; known: v7, v6"),
+        (("--strategy", "v5"), "strategy v5 cannot be backtested; known: v7, v6, ensemble"),
         (("--fees", "free"), "no fee preset 'free'"),
         (("--sweep", "no_such=1"), "--sweep: "),
-        (("--analyst", "oracle"), "analyst 'oracle' cannot decide a backtest"),
+        (("--analyst", "oracle"), "analyst 'oracle' cannot decide"),
     ],
 )
 def test_backtest_refuses_what_it_cannot_do_in_one_sentence(

@@ -53,7 +53,8 @@ class Material:
     candles: symbol, open_time, open, high, low, close. readings: theory_features rows (symbol, as_of, p_bear,
     p_sideways, p_bull and, for attribution, each theory's vote and score), None where there are none. attribution:
     theory_attribution rows of one instant, None to have them reckoned from the readings. `command` made the backtest;
-    `no_random_entry` says why there is none.
+    `no_random_entry` says why there is none;
+    `notes` are further sentences for the verdict, such as what a model may have read of the span.
     """
 
     run_id: str
@@ -67,6 +68,7 @@ class Material:
     baselines: tuple[Baseline, ...] = ()
     random_entry: RandomEntry | None = None
     no_random_entry: str = ""
+    notes: tuple[str, ...] = ()
     trials: Trials | None = None
     command: str = ""
 

@@ -45,7 +45,7 @@ class Configuration:
 
     `strategies`: the first is reported, the others are compared with it. `analyst`: who decides for v7, the rules or
     one that is handed to `run_backtest`. `fees`: a preset's name. `compare`: whether baselines are simulated too.
-    `command` is told on the page.
+    `command` is told on the page, `notes` in its verdict.
     """
 
     start: datetime
@@ -57,6 +57,7 @@ class Configuration:
     fees: str | None = None
     compare: bool = True
     command: str = ""
+    notes: tuple[str, ...] = ()
 
     def settings(self, settings: Settings) -> Settings:
         """`settings` with what is configured here; BacktestError where it is unknown."""
@@ -146,10 +147,19 @@ def run_backtest(
         else:
             result = replay(source, target, chosen, **configuration.span, analyst=analyst, on_progress=on_progress)
             kept, what = result.kept, material(target, chosen, command=configuration.command)
+    what = replace(what, notes=(*configuration.notes, *_who_answered(what)))
     what, interrupted = _compared(source, given, what, configuration, settings, now or datetime.now(UTC), on_progress)
     found = figures(what)
     page, data = write_report(found, folder, run_id)
     return Made(run_id, found, verdict(found), page, data, place, len(given.scans), kept, interrupted)
+
+
+def _who_answered(what: Material) -> tuple[str, ...]:
+    """Whose the decisions are, where they are not all of one, as a sentence."""
+    counts = what.simulation.signals.groupby(["analyst", "status"]).size()
+    if len(set(counts.index.get_level_values("analyst"))) < 2:
+        return ()
+    return ("Decisions: " + ", ".join(f"{n:,} {status} by {who}" for (who, status), n in counts.items()) + ".",)
 
 
 def _simulated(

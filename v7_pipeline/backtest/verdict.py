@@ -68,6 +68,7 @@ def verdict(found: Figures) -> Verdict:
     """The verdict of these figures."""
     word, headline = _headline(found)
     told = (
+        *found.material.notes,
         _stopped(found),
         _random(found),
         _trials(found),

@@ -19,6 +19,7 @@ from v7_pipeline.store import Store
 
 if TYPE_CHECKING:
     from v7_pipeline.analyst.deepseek import DeepSeekAnalyst
+    from v7_pipeline.analyst.replay import ReplayAnalyst
 
 __all__ = ["Runtime", "build_runtime", "utc_now"]
 
@@ -139,7 +140,7 @@ class Runtime:
             clock=self.clock,
         )
 
-    def replay_analyst(self, store: Store, as_of: datetime | None = None) -> Analyst:
+    def replay_analyst(self, store: Store, as_of: datetime | None = None) -> ReplayAnalyst:
         """The analyst that answers from the ledger of `store` what V7_REPLAY_OF was asked, at no cost."""
         from v7_pipeline.analyst.listed import parameters_of
         from v7_pipeline.analyst.replay import ReplayAnalyst
