@@ -274,7 +274,7 @@ def _months(daily: pd.DataFrame, initial: float) -> pd.DataFrame:
 def _trades(sim: Simulation, readings: pd.DataFrame | None) -> pd.DataFrame:
     """Closed paper trades with what groups and pictures ask of them: hour, regime, confidence, fees and P&L in USD."""
     trades = sim.paper
-    about = sim.signals[["signal_id", "confidence", "features_as_of"]]
+    about = _would_trade(sim)[["signal_id", "confidence", "features_as_of"]]
     trades = trades.merge(about, on="signal_id", how="left", validate="many_to_one")
     notional = trades["quantity"] * trades["entry_price"]
     entry_fee, exit_fee = fill_fees(trades) if len(trades) else (np.empty(0), np.empty(0))
@@ -292,7 +292,9 @@ def _regime(trades: pd.DataFrame, readings: pd.DataFrame | None) -> pd.Series:
     """The likeliest state of the market at the reading that decided, as learning's SQL has it; missing without one."""
     if readings is None or "p_bull" not in readings.columns or not len(trades):
         return pd.Series([None] * len(trades), index=trades.index, dtype=object)
-    known = readings[["symbol", "as_of", "p_bear", "p_sideways", "p_bull"]].rename(columns={"as_of": "features_as_of"})
+    asked = readings["as_of"].isin(trades["features_as_of"])
+    known = readings.loc[asked, ["symbol", "as_of", "p_bear", "p_sideways", "p_bull"]]
+    known = known.rename(columns={"as_of": "features_as_of"})
     f = trades[["symbol", "features_as_of"]].merge(known, how="left", on=["symbol", "features_as_of"])
     bull = f["p_bull"] > f[["p_sideways", "p_bear"]].max(axis=1)
     bear = f["p_bear"] > f[["p_sideways", "p_bull"]].max(axis=1)
@@ -547,7 +549,7 @@ def _own_account(
     from v7_pipeline.trades import positions
 
     initial = sim.settings.account_initial_usd
-    book = positions(entered, sim.signals, slippage=sim.settings.slippage, rate_of=rules.commission_of)
+    book = positions(entered, _would_trade(sim), slippage=sim.settings.slippage, rate_of=rules.commission_of)
     state = account_state(book, candles, rules, initial_usd=initial, as_of=last)
     breach = state.first_breach_at
     word = "no limit was broken" if breach is None else f"a limit was first broken at {breach:%Y-%m-%d %H:%M}Z"
@@ -620,16 +622,24 @@ def _gates(gated: pd.DataFrame) -> pd.DataFrame:
 
 def _reasons(gated: pd.DataFrame) -> pd.DataFrame:
     """Reason codes of what was not accepted; one decision may have several."""
-    codes = gated.loc[~gated["accepted"].astype(bool), "reason_codes"].fillna("").str.split(",").explode().str.strip()
-    counts = codes[codes.astype(bool)].value_counts().rename_axis("reason").reset_index(name="n")
+    together = (
+        gated.loc[~gated["accepted"].astype(bool), "reason_codes"].fillna("").value_counts()
+    )  # few of them differ
+    each = [(code.strip(), n) for codes, n in together.items() for code in str(codes).split(",") if code.strip()]
+    counts = pd.DataFrame(each, columns=["reason", "n"]).groupby("reason", as_index=False)["n"].sum()
     return counts.sort_values(["n", "reason"], ascending=[False, True], ignore_index=True)
 
 
 def _traded(sim: Simulation) -> pd.DataFrame:
     """Closed outcomes of BUYs and SELLs with their confidence and reading; what a HOLD left out is no trade."""
-    signals = sim.signals[sim.signals["side"].isin(("BUY", "SELL"))]
+    signals = _would_trade(sim)
     o = sim.outcomes[(sim.outcomes["outcome"] != "open") & sim.outcomes["kind"].isin(("paper", "shadow"))]
     return o.merge(signals[["signal_id", "confidence", "features_as_of"]], on="signal_id", validate="many_to_one")
+
+
+def _would_trade(sim: Simulation) -> pd.DataFrame:
+    """The BUYs and SELLs among the decisions."""
+    return sim.signals[sim.signals["side"].isin(("BUY", "SELL"))]
 
 
 def _calibration(sim: Simulation, last: datetime) -> Calibration:
@@ -653,8 +663,9 @@ def _attributed(material: Material, last: datetime) -> Attributed:
 
     sim = material.simulation
     traded = _traded(sim)
+    asked = readings.loc[readings["as_of"].isin(traded["features_as_of"]), ["symbol", "as_of", *votes]]
     read = traded[["signal_id", "symbol", "features_as_of"]].merge(
-        readings[["symbol", "as_of", *votes]].rename(columns={"as_of": "features_as_of"}),
+        asked.rename(columns={"as_of": "features_as_of"}),
         on=["symbol", "features_as_of"],
         how="left",
     )
