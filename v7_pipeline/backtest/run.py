@@ -226,7 +226,8 @@ def _compared(
 def _chance(own: Simulation, given: Prepared, run_id: str) -> tuple[RandomEntry | None, str]:
     """Random entries like the strategy's, or why there are none: a span that is too short has no room for them."""
     try:
-        drawn = random_entry(own, given.candles, seed=seed_of(run_id), draws=DRAWS)
+        # Clusters of trades stay clusters: drawn one by one they would look like more evidence than they are.
+        drawn = random_entry(own, given.candles, seed=seed_of(run_id), draws=DRAWS, together=True)
     except BacktestError as error:
         return None, str(error)
     return drawn, "" if drawn else "no trade has closed"

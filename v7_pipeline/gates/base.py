@@ -48,6 +48,8 @@ def result(gate: str, reasons: Iterable[str], **inputs: Any) -> GateResult:
 
 def instant(value: Any, what: str) -> datetime | None:
     """`value` as an aware UTC instant, None where it is missing; a naive one is refused."""
+    if type(value) is datetime and value.tzinfo is UTC:
+        return value  # as it should be; pandas would take twenty times as long to find that out
     if value is None or pd.isna(value):
         return None
     stamp = pd.Timestamp(value)
@@ -77,6 +79,8 @@ def microseconds(series: pd.Series, what: str) -> npt.NDArray[np.int64]:
 
 def present(value: Any) -> Any:
     """`value`, or None where pandas calls it missing."""
+    if type(value) is float:
+        return None if value != value else value
     return None if value is None or pd.isna(value) else value
 
 

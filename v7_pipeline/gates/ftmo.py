@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
@@ -30,6 +30,7 @@ Ints = npt.NDArray[np.int64]
 
 CENTS = 1e-6  # USD; a shortfall smaller than this is the sum's rounding, not a breach
 MINUTE_US = 60_000_000
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 POSITION_COLUMNS = (
     "signal_id", "symbol", "side", "quantity", "entry_price", "entry_time", "exit_price", "exit_time",
     "worst_case_usd",
@@ -738,11 +739,11 @@ def _now(as_of: datetime) -> datetime:
 
 
 def _us(at: datetime) -> int:
-    return int(pd.Timestamp(at).value // 1000)
+    return (at - _EPOCH) // _MICROSECOND
 
 
 def _instant(us: int) -> datetime:
-    return pd.Timestamp(us, unit="us", tz="UTC").to_pydatetime().astimezone(UTC)
+    return _EPOCH + us * _MICROSECOND
 
 
 def _minute(us: Any) -> Any:

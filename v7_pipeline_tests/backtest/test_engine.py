@@ -122,8 +122,8 @@ def test_it_is_the_replay_through_gaps_limits_and_losses(tmp_path: Path, changes
 
 @pytest.mark.slow
 def test_every_strategy_is_the_replay(tmp_path: Path) -> None:
-    """v6 on its days' models, and the ensemble's vote over midnight, beside v7: each with an account of its own."""
-    start = datetime.fromisoformat("2024-01-01T21:00:00+00:00")
+    """v6 on the models of its days, and the ensemble, beside v7: each with an account of its own."""
+    start = datetime.fromisoformat("2024-01-03T09:00:00+00:00")
     candles = []
     for symbol in ("BTC-USD", "ETH-USD"):
         frame = pd.read_parquet(needs_shared(f"candles/{symbol}_1m.parquet")).rename(columns={"ts": "open_time"})
