@@ -107,7 +107,8 @@ class _Walk:
         self.check = False  # whether the scans from here on must be looked at one by one
         self.midnights = _midnights(prepared, self.rules.zone)
         first = np.searchsorted(prepared.scans, self.midnights)
-        self.begun = np.unique(np.concatenate([first, first + 1]))  # places of scans that meet another day than before
+        self.begun = np.unique(np.concatenate([[0], first, first + 1]))  # places of scans that meet another day
+        self.begins = frozenset(self.begun.tolist())
 
     # --- time ---------------------------------------------------------------------------------
 
@@ -178,8 +179,16 @@ class _Walk:
             self._decide_up_to(int(np.searchsorted(self.possible, row)))
         trades = {row: self.decided[row] for row in rows if row in self.decided}
         over = [trade for trade in self.open if trade.exit + 1 <= scan]
-        self._gate(place, scan, at, trades)
+        if trades or self._account_moves(place, scan):
+            self._gate(place, scan, at, trades)
         self._learn(scan, over)
+
+    def _account_moves(self, place: int, scan: int) -> bool:
+        """Whether the account's gates may say something else than at the scan before: shadows move nothing in it."""
+        if self.check or place in self.begins:
+            return True
+        before = int(self.given.scans[place - 1]) if place else scan - 1
+        return any(before < at + 1 <= scan for trade in self.open for at in (trade.entry, trade.exit))
 
     def _gate(self, place: int, scan: int, at: datetime, trades: Mapping[int, Mapping[str, Any]]) -> None:
         """The account as of the scan, and what the gates say of its trades."""

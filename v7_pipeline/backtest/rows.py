@@ -202,26 +202,30 @@ def _gated(
     for word, head in (("skipped", reasons.SKIPPED), ("abstained", reasons.ABSTAINED)):
         rows = np.flatnonzero(status == word)
         codes[rows] = [",".join(f"{head}:{code}" for code in text.split(",")) for text in why[rows]]
-    columns: dict[str, Any] = {
-        **{name: signals[name] for name in ("signal_id", "as_of", "symbol", "strategy", "side")},
-        **{f"{gate}_ok": pd.array(passed[gate], dtype="boolean") if gate in _ALL_MEET else pd.NA for gate in GATES},
-        "gate_inputs": "{}",
-        "gates_off": ",".join(gate for gate in GATES if gate in settings.gates_off),
-        "reason_codes": codes,
-        "accepted": False,
-        "tier": None,
-        "capped_by": None,
-    }
-    plain = pd.DataFrame({name: columns.get(name, np.nan) for name in GATED_COLUMNS}, index=signals.index)
-    plain = plain.astype({f"{gate}_ok": "boolean" for gate in GATES})
     own = gated_frame(found.gated)
     if len(own) != int(trades.sum()):
         raise ArithmeticError(f"the walk gated {len(own)} trades, its decisions have {int(trades.sum())}")
-    if own.empty:
-        return plain
     at = pd.Index(signals["signal_id"]).get_indexer(own["signal_id"])
-    both = pd.concat([plain[~trades], own.set_axis(at)])
-    return both.sort_index()
+    unknown = pd.array(np.full(prepared.rows, None), dtype="boolean")
+    words = {
+        "gate_inputs": "{}",
+        "gates_off": ",".join(gate for gate in GATES if gate in settings.gates_off),
+        "tier": None,
+        "capped_by": None,
+    }
+    columns: dict[str, Any] = {
+        **{name: signals[name].array.copy() for name in ("signal_id", "as_of", "symbol", "strategy", "side")},
+        **{f"{gate}_ok": unknown.copy() for gate in GATES},
+        **{f"{gate}_ok": pd.array(passed[gate], dtype="boolean") for gate in _ALL_MEET},
+        **{name: np.full(prepared.rows, word, dtype=object) for name, word in words.items()},
+        "reason_codes": codes,
+        "accepted": np.zeros(prepared.rows, dtype=bool),
+    }
+    # What is missing of the others, sizes, is a number; then the walk's rows in their places.
+    filled = {name: columns.get(name, np.full(prepared.rows, np.nan)) for name in GATED_COLUMNS}
+    for name in GATED_COLUMNS if len(at) else ():
+        filled[name][at] = own[name].array
+    return pd.DataFrame(filled)
 
 
 def _check(found: Found, signals: pd.DataFrame, trades: npt.NDArray[np.bool_]) -> None:

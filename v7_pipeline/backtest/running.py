@@ -71,6 +71,8 @@ class WinRate:
         self._half_life = settings.win_rate_half_life
         self._trades = Weights(1)
         self.steps: list[tuple[int, float, float, int]] = []
+        self._known = np.empty((4, 64))  # minute, mean, n and P(above break-even) of the steps with a trade
+        self._count = 0
 
     def add(self, entry: float, leave: float, *, won: bool) -> None:
         """A trade that won or lost."""
@@ -83,24 +85,26 @@ class WinRate:
         alpha, beta = self._prior
         wins, losses = float(weights[won].sum()), float(weights[~won].sum())
         self.steps.append((scan, alpha + wins, beta + losses, self._trades.n))
+        if self._trades.n:
+            self._remember(scan, alpha + wins, beta + losses)
+
+    def _remember(self, scan: int, alpha: float, beta: float) -> None:
+        from scipy.special import betaincc
+
+        if self._count == self._known.shape[1]:
+            self._known = np.concatenate([self._known, np.empty_like(self._known)], axis=1)
+        # A reading may use what earlier scans have learnt: from the next minute on.
+        told = (scan + 1, alpha / (alpha + beta), self._trades.n, float(betaincc(alpha, beta, BREAK_EVEN)))
+        self._known[:, self._count] = told
+        self._count += 1
 
     def posterior(self) -> Posterior | None:
         """The steps as the win-rate theory reads them; None before the first. Intervals are not needed to vote."""
-        known = [step for step in self.steps if step[3]]
-        if not known:
+        if not self._count:
             return None
-        from scipy.special import betaincc
-
-        scan, alpha, beta, n = (np.array(values, dtype=float) for values in zip(*known, strict=True))
-        nothing = np.full(len(known), np.nan)
-        return Posterior(
-            minute=scan.astype(np.int64) + 1,  # a reading may use what earlier scans have learnt
-            mean=alpha / (alpha + beta),
-            lower=nothing,
-            upper=nothing,
-            n=n,
-            above=betaincc(alpha, beta, BREAK_EVEN),
-        )
+        minute, mean, n, above = self._known[:, : self._count]
+        nothing = np.broadcast_to(np.nan, (self._count,))
+        return Posterior(minute.astype(np.int64), mean, nothing, nothing, n, above)
 
 
 class Threshold:
