@@ -53,6 +53,7 @@ bench: $(BENCH)/.installed $(BENCH_BACKTEST)/.installed   ## print the measured 
 	$(BENCH)/bin/python benchmarks/ftmo.py
 	$(BENCH)/bin/python benchmarks/outcomes.py
 	$(BENCH)/bin/python benchmarks/attribution.py
+	$(BENCH)/bin/python benchmarks/simulation.py
 	$(BENCH)/bin/python benchmarks/analyst.py
 	$(BENCH)/bin/python benchmarks/scan.py
 	$(BENCH)/bin/python benchmarks/start.py

@@ -23,9 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Which worker of two a slow test belongs to.
 
     What drives a tree of processes, or installs something from Debian, keeps one worker to itself (group daemon). The
-    other slow tests of a file stay together, since they share what was made for them.
+    other slow tests of a file stay together, since they share what was made for them. Backups of a lake are slow ones: a
+    file shows the same in a tenth of the time.
     """
     for item in items:
+        if item.path.stem == "test_backup" and "ducklake" in item.name:
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("slow") and not item.get_closest_marker("xdist_group"):
             alone = "ducklake:postgres" in item.name
             item.add_marker(pytest.mark.xdist_group("daemon" if alone else item.path.stem))

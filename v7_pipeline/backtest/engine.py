@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -104,6 +105,7 @@ class _Walk:
         self.fee_rate = fee_preset(settings.fees).rate_per_side
         self.limits = GateLimits.of(settings, self.rules, fee_rate=self.fee_rate)
         self.halts = pd.DataFrame(columns=list(TABLES["halts"].column_names))
+        self.flat: AccountState | None = None  # the account when it was last looked at, where nothing was open
         self.check = False  # whether the scans from here on must be looked at one by one
         self.midnights = _midnights(prepared, self.rules.zone)
         first = np.searchsorted(prepared.scans, self.midnights)
@@ -193,9 +195,15 @@ class _Walk:
     def _gate(self, place: int, scan: int, at: datetime, trades: Mapping[int, Mapping[str, Any]]) -> None:
         """The account as of the scan, and what the gates say of its trades."""
         self._open_the_day(place)
-        state = self._state(scan, at)
-        context = self._context(place, scan, state, [self.given.symbols[row % self.k] for row in trades])
-        self._watch(place, at, state, context)
+        if self.flat is not None and not self.open and place not in self.begins and not self.check:
+            # Nothing is open and nothing has closed since: only the clock has moved.
+            state = replace(self.flat, as_of=at, prices_as_of=at)
+            context = self._context(place, scan, state, [self.given.symbols[row % self.k] for row in trades])
+        else:
+            state = self._state(scan, at)
+            context = self._context(place, scan, state, [self.given.symbols[row % self.k] for row in trades])
+            self._watch(place, at, state, context)
+            self.flat = None if self.open else state
         asked = {}
         for row, decision in trades.items():
             symbol = self.given.symbols[row % self.k]

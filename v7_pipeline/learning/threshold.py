@@ -172,14 +172,18 @@ def _bands(
 ) -> list[_Band]:
     """The bands that have an outcome, lowest first, joined until more confidence wins at least as often."""
     edges = _edges(floor)
-    place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, len(edges) - 2)
+    counted = weights > 0
+    place = np.clip(np.searchsorted(edges, confidence[counted], side="right") - 1, 0, len(edges) - 2)
+    w, rungs = weights[counted], len(edges) - 1
+
+    def summed(values: Floats | None = None) -> Floats:
+        return np.bincount(place, values, minlength=rungs).astype(np.float64)
+
+    number, worth, wins, even = summed(), summed(w), summed(w * won[counted]), summed(w * break_even[counted])
     bands: list[_Band] = []
-    for k in np.unique(place[weights > 0]):
-        inside = (place == k) & (weights > 0)
-        w = weights[inside]
-        wins = float(w[won[inside]].sum())
-        even = float(w @ break_even[inside] / w.sum())
-        bands.append(_Band(edges[k], edges[k + 1], wins, float(w.sum()) - wins, even, int(inside.sum())))
+    for k in np.flatnonzero(number):
+        lost = float(worth[k] - wins[k])
+        bands.append(_Band(edges[k], edges[k + 1], float(wins[k]), lost, float(even[k] / worth[k]), int(number[k])))
         while len(bands) > 1 and bands[-2].rate > bands[-1].rate:
             bands[-2:] = [bands[-2].joined(bands[-1])]
     return bands

@@ -121,6 +121,7 @@ def test_it_is_the_replay_through_gaps_limits_and_losses(tmp_path: Path, changes
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_strategy_is_the_replay(tmp_path: Path) -> None:
     """v6 on the models of its days, and the ensemble, beside v7: each with an account of its own."""
     start = datetime.fromisoformat("2024-01-03T09:00:00+00:00")
@@ -144,6 +145,7 @@ def test_every_strategy_is_the_replay(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_it_is_the_replay_on_a_recorded_day(tmp_path: Path) -> None:
     start = datetime.fromisoformat("2023-12-11T00:00:00+00:00")
     candles = []
@@ -153,7 +155,7 @@ def test_it_is_the_replay_on_a_recorded_day(tmp_path: Path) -> None:
         near = frame["open_time"].between(start - timedelta(days=3), start + timedelta(hours=25))
         candles.append(frame[near])
     settings = settings_of(symbols=("BTC-USD", "ETH-USD"), horizon_minutes=240, gates_off=(), risk_per_trade=0.01)
-    counts = both(tmp_path, pd.concat(candles), settings, start, start + timedelta(days=1), timedelta(minutes=6))
+    counts = both(tmp_path, pd.concat(candles), settings, start, start + timedelta(days=1), timedelta(minutes=10))
     assert counts["accepted"] >= 3, counts
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from v7_pipeline import __version__
 from v7_pipeline_tests.backtest.conftest import START, Replayed, fresh
 
@@ -29,6 +31,7 @@ def test_read_signals_prints_the_newest_accepted_signals(replayed: Replayed, tmp
     assert "no accepted signal" in _run("read_signals.py", f"duckdb:{tmp_path / 'empty.duckdb'}")
 
 
+@pytest.mark.slow
 def test_backtest_simulated_prints_a_report(tmp_path: Path) -> None:
     told = _run("backtest_simulated.py", "4")
     assert told.startswith("# Backtest backtest-20260303-")

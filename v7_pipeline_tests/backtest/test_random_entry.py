@@ -127,6 +127,7 @@ def test_lesson_24_on_a_random_walk_a_random_entry_loses_its_costs_and_no_more()
     assert paid.r_multiple.mean() == pytest.approx(gross.r_multiple.mean() - cost.mean() / 0.003)
 
 
+@pytest.mark.slow
 def test_a_strategy_that_is_a_random_draw_itself_has_any_percentile_alike() -> None:
     from scipy.stats import kstest
 
@@ -159,6 +160,7 @@ def test_moved_together_trades_keep_their_distances_and_symbols_alone_are_symbol
     assert (part.pnl_usd == moved["SOL-USD"].pnl_usd).all()
 
 
+@pytest.mark.slow
 def test_where_trades_come_in_clusters_only_those_moved_together_are_as_uncertain() -> None:
     """Ten trades at neighbouring instants are one bet: independent draws take them for ten."""
     settings = settings_of(symbols=("BTC-USD",))

@@ -103,6 +103,7 @@ def test_lesson_24_a_symbol_alone_is_read_and_decided_as_among_others(replayed: 
     _equal("decisions", alone["llm_signals"], decisions[decisions["symbol"] == "SOL-USD"])
 
 
+@pytest.mark.slow
 def test_live_scans_over_http_are_their_backtest(
     make_runtime: Callable[..., Any], make_settings: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_live_scans_over_http_are_their_backtest(
     _equal("candles", live["candles"], replayed["candles"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_backtest_goes_on_where_it_stopped_and_ends_the_same(replayed: Replayed, tmp_path: Path) -> None:
     target = fresh(tmp_path / "target.duckdb")
 
