@@ -70,7 +70,8 @@ WHERE action <> 'entry' AND recorded_at > ? AND recorded_at <= ?
 """
 _INSTANTS = """
 SELECT as_of FROM scans WHERE source = ? AND status = 'finished' AND as_of < ?
-UNION SELECT as_of FROM win_rates WHERE source = ? AND as_of < ? ORDER BY as_of
+UNION SELECT as_of FROM win_rates WHERE source = ? AND as_of < ?
+      AND (scope = 'strategy:v7' OR NOT starts_with(scope, 'strategy:')) ORDER BY as_of
 """
 # What HOLD forwent is looked at once an hour and is not taken back.
 _RATES = "SELECT * FROM win_rates WHERE source = ? AND as_of >= ? AND as_of < ? AND scope <> 'hold:all'"
