@@ -23,8 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Which worker of two a slow test belongs to.
 
     What drives a tree of processes, or installs something from Debian, keeps one worker to itself (group daemon). The
-    other slow tests of a file stay together, since they share what was made for them. Backups of a lake are slow ones: a
-    file shows the same in a tenth of the time.
+    other slow tests of a file stay together, since they share what was made for them. Backups of a lake are slow ones:
+    a file shows the same in a tenth of the time.
     """
     for item in items:
         if item.path.stem == "test_backup" and "ducklake" in item.name:

@@ -40,7 +40,7 @@ _WITHOUT_EFFECT = frozenset(
         "alert_window_min", "alert_quiet", "alert_zone", "alert_summary_at", "alert_stale_s", "alert_skipped_ticks",
         "watchdog_after_s", "store_linger_s", "repair_days", "retention_run_days", "retention_day_days",
         "retention_tick_days", "retention_prompt_days", "retention_delivery_days", "log_json", "coingecko_api_key",
-        "analyst", "analysts_file", "breaker_failures", "breaker_rest_s", "breaker_fallback",
+        "analyst", "analysts_file", "breaker_failures", "breaker_rest_s", "breaker_fallback", "strategies",
     }
 )  # fmt: skip
 
@@ -125,13 +125,17 @@ def backtest_id(
     end: datetime,
     every: timedelta = EVERY,
     analyst: str = "rules",
-    strategies: Sequence[str] = ("v7",),
+    strategies: Sequence[str] | None = None,
 ) -> str:
-    """The run id of this configuration, such as backtest-20231211-5f0c2a9e41d7: the same one has the same id."""
+    """The run id of this configuration, such as backtest-20231211-5f0c2a9e41d7: the same one has the same id.
+
+    `strategies`: by default the settings'.
+    """
     knobs = settings.model_dump(mode="json", exclude=set(_WITHOUT_EFFECT))
     what = [__version__, knobs, minute(start).isoformat(), minute(end).isoformat(), every.total_seconds(), analyst]
-    if tuple(strategies) != ("v7",):
-        what.append(list(strategies))
+    chosen = list(strategies or settings.strategies)
+    if chosen != ["v7"]:
+        what.append(chosen)
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     return f"backtest-{minute(start):%Y%m%d}-{digest[:12]}"
 

@@ -68,7 +68,7 @@ class Configuration:
             )
         if self.fees is not None and self.fees not in FEE_PRESETS:
             raise BacktestError(f"no fee preset {self.fees!r}; known: {', '.join(FEE_PRESETS)}")
-        changes: dict[str, Any] = {"symbols": self.symbols, "fees": self.fees}
+        changes: dict[str, Any] = {"symbols": self.symbols, "fees": self.fees, "strategies": self.strategies}
         return settings.model_copy(update={name: value for name, value in changes.items() if value})
 
     @property
