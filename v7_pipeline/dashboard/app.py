@@ -21,6 +21,7 @@ from v7_pipeline.alerts.text import (
     usd_text,
 )
 from v7_pipeline.dashboard import queries
+from v7_pipeline.dashboard.backtests import file_of, pages
 from v7_pipeline.dashboard.metrics import CONTENT_TYPE, metrics_text
 from v7_pipeline.store import StoreBusy, StoreError, open_store
 
@@ -41,6 +42,13 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+}
+# A backtest's page carries its own program and data, and asks nobody for anything.
+_PAGE_HEADERS = _HEADERS | {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
 }
 _PATIENCE_S = 3.0  # a person would rather be told
 _BUSY = "The store is busy, reload in a few seconds."
@@ -68,18 +76,19 @@ def create_app(
     them no account is shown.
 
     GET / is the page, /api/status its figures, /api/signals?symbol=&limit= the newest decisions, /metrics what
-    Prometheus reads, /health the process. A busy store answers 503 with Retry-After, a missing or unusable one 503
-    with what to do.
+    Prometheus reads, /health the process, /backtests the pages of backtests. A busy store answers 503 with Retry-After,
+    a missing or unusable one 503 with what to do.
     """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+    from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
     from starlette.routing import Route
 
     now_of = clock or (lambda: datetime.now(UTC))
     demo = mode == "demo"
     environment = _environment()
+    folder = settings.data_dir / "backtest" if settings else None
 
     def page(request: Request) -> Response:
         now = now_of()
@@ -138,6 +147,20 @@ def create_app(
         text = metrics_text(store, now_of(), mode)
         return PlainTextResponse(text, headers=_HEADERS | {"Content-Type": CONTENT_TYPE})
 
+    def backtests(request: Request) -> Response:
+        shown = pages(folder) if folder else []
+        return HTMLResponse(
+            environment.get_template("backtests.html").render(demo=demo, backtests=shown), headers=_HEADERS
+        )
+
+    def backtest(request: Request) -> Response:
+        found = file_of(folder, request.path_params["name"]) if folder else None
+        if found is None:
+            message = "No such backtest; /backtests lists those that there are."
+            html = environment.get_template("message.html").render(demo=demo, heading="Not found", message=message)
+            return HTMLResponse(html, status_code=404, headers=_HEADERS)
+        return FileResponse(found, headers=_PAGE_HEADERS)
+
     def trouble(
         code: int, heading: str, message: Callable[[Exception], str]
     ) -> Callable[[Request, Exception], Response]:
@@ -145,6 +168,8 @@ def create_app(
             headers = _HEADERS | ({"Retry-After": "5"} if code == 503 else {})
             if request.url.path.startswith("/api/"):
                 return JSONResponse({"error": message(error)}, status_code=code, headers=headers)
+            if request.url.path == "/metrics":
+                return PlainTextResponse(f"# {message(error)}\n", status_code=code, headers=headers)
             html = environment.get_template("message.html").render(demo=demo, heading=heading, message=message(error))
             return HTMLResponse(html, status_code=code, headers=headers)
 
@@ -157,6 +182,8 @@ def create_app(
             Route("/api/signals", signals),
             Route("/health", health),
             Route("/metrics", figures),
+            Route("/backtests", backtests),
+            Route("/backtests/{name}", backtest),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
         exception_handlers={

@@ -44,7 +44,9 @@ def test_a_day_is_replayed_and_its_page_is_linked(runtime: Any, tmp_path: Path) 
         assert event is not None and event.asset_materialization is not None
         told = event.asset_materialization.metadata
     page = Path(str(told["page_path"].value))
-    assert told["page"].value == page.as_uri() and page.parent == runtime.settings.data_dir / "backtest"
+    dashboard = f"http://127.0.0.1:{runtime.settings.dashboard_port}"
+    assert told["page"].value == f"{dashboard}/backtests/{page.name}"
+    assert page.parent == runtime.settings.data_dir / "backtest"
     assert page.is_file() and Path(str(told["json_path"].value)).is_file()
     assert (told["scans"].value, told["scans_kept"].value) == (3, 0)
     assert page.stem == told["backtest"].value

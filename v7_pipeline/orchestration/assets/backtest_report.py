@@ -59,7 +59,8 @@ def build_backtest_report() -> dg.AssetsDefinition:
             now=runtime.clock(),
             on_progress=_Told(context.log),
         )
-        return dg.MaterializeResult(metadata=_story(made))
+        s = runtime.settings
+        return dg.MaterializeResult(metadata=_story(made, f"http://{s.host}:{s.dashboard_port}"))
 
     return backtest_report
 
@@ -110,8 +111,8 @@ class _Told:
             self._log.info(f"{stage}: {done} of {total}")
 
 
-def _story(made: "Made") -> dict[str, Any]:
-    """Verdict, figures, a picture of the account, and where the page lies."""
+def _story(made: "Made", dashboard: str) -> dict[str, Any]:
+    """Verdict, figures, a picture of the account, where the page lies, and where the dashboard shows it."""
     from v7_pipeline.backtest.page import item_table
     from v7_pipeline.orchestration.charts import equity_png, in_markdown
 
@@ -123,7 +124,7 @@ def _story(made: "Made") -> dict[str, Any]:
     story: dict[str, Any] = {
         "verdict": dg.MetadataValue.md(heading(span, demo=demo) + made.verdict.markdown()),
         "figures": dg.MetadataValue.md(heading(f"{found.material.simulation.name}, {span}", demo=demo) + table),
-        "page": dg.MetadataValue.url(made.page.resolve().as_uri()),
+        "page": dg.MetadataValue.url(f"{dashboard}/backtests/{made.page.name}"),
         "page_path": dg.MetadataValue.path(str(made.page.resolve())),
         "json_path": dg.MetadataValue.path(str(made.data.resolve())),
         "backtest": made.run_id,
