@@ -22,8 +22,8 @@ from v7_pipeline.store import Store
 from v7_pipeline.store.schema import TABLES
 
 __all__ = [
-    "EVERY", "SCANS_STAGE", "SOURCE", "BacktestError", "BacktestResult", "backtest_id", "instants_of", "replay",
-    "venue_of",
+    "EVERY", "SCANS_STAGE", "SOURCE", "BacktestError", "BacktestResult", "backtest_id", "instants_of",
+    "refuse_foreign_rows", "replay", "venue_of",
 ]  # fmt: skip
 
 MINUTE = timedelta(minutes=1)
@@ -96,7 +96,7 @@ def replay(
     venue = venue_of(source, settings.symbols, instants[0], instants[-1])
     run_id = backtest_id(settings, start=start, end=end, every=every, analyst=analyst.name)
     target.migrate(__version__, instants[0])  # like every clock of a backtest, this one stands in the replayed time
-    _refuse_foreign_rows(target, run_id)
+    refuse_foreign_rows(target, run_id)
     market = StoredMarket(source, venue=venue)
     with target.session():
         finished = set(target.query("SELECT as_of FROM scans WHERE status = 'finished'")["as_of"])
@@ -182,7 +182,7 @@ def venue_of(source: Store, symbols: tuple[str, ...], first: datetime, last: dat
     return "+".join(sorted(set(rows["venue"])))
 
 
-def _refuse_foreign_rows(target: Store, run_id: str) -> None:
+def refuse_foreign_rows(target: Store, run_id: str) -> None:
     """A target holds one backtest and nothing else: figures of a mixture mean nothing."""
     with target.reading() as reader:
         for name, table in TABLES.items():

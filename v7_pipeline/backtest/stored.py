@@ -15,7 +15,7 @@ from v7_pipeline.analyst.rules import READING_COLUMNS
 from v7_pipeline.backtest.comparison import Simulation
 from v7_pipeline.backtest.labels import utc_index
 from v7_pipeline.backtest.prepared import STATES, Prepared
-from v7_pipeline.backtest.replay import SOURCE
+from v7_pipeline.backtest.replay import SOURCE, refuse_foreign_rows
 from v7_pipeline.learning.performance import theory_performance
 from v7_pipeline.store import Store, conform
 from v7_pipeline.theories import bayesian_win_rate
@@ -42,12 +42,13 @@ def readings_of(prepared: Prepared, simulation: Simulation) -> pd.DataFrame:
 
 
 def keep(target: Store, simulation: Simulation, readings: pd.DataFrame, *, run_id: str) -> None:
-    """Write the simulation's tables into `target`, replacing what it holds of this run, all in one transaction.
+    """Write the simulation's tables into `target` in place of what it holds of this run, all in one transaction.
 
-    `readings`: `readings_of` the simulation.
+    `readings`: `readings_of` the simulation. BacktestError where `target` holds anything else.
     """
     marks = {"source": SOURCE, "run_id": run_id, "code_version": __version__}
     target.migrate(__version__, simulation.instants[0].to_pydatetime())
+    refuse_foreign_rows(target, run_id)
     tables = {
         "scans": _scans(simulation),
         "llm_signals": simulation.signals,
@@ -59,8 +60,9 @@ def keep(target: Store, simulation: Simulation, readings: pd.DataFrame, *, run_i
     }
     with target.transaction() as tx:
         for name, frame in tables.items():
+            tx.execute(f"DELETE FROM {name}")
             if len(frame):
-                tx.upsert(name, conform(name, frame, marks))
+                tx.append(name, conform(name, frame, marks))
 
 
 def _performance(simulation: Simulation, readings: pd.DataFrame) -> pd.DataFrame:
