@@ -91,6 +91,7 @@ class _Walk:
         self.minutes = {symbol: prepared.minutes[slice(*ends)] for symbol, ends in prepared.bounds.items()}
         self.k = len(prepared.symbols)
         self.possible = np.unique(self.labels.rows)
+        self.place_of = {row: at for at, row in enumerate(self.possible.tolist())}
         self.valid = 0  # possible rows before this place are decided with what is known now
         self.decided: dict[int, dict[str, Any]] = {}
         self.voice = False
@@ -172,13 +173,9 @@ class _Walk:
     def _scan(self, place: int) -> None:
         scan = int(self.given.scans[place])
         at = _instant(scan)
-        rows = [
-            row
-            for row in range(place * self.k, (place + 1) * self.k)
-            if (spot := int(np.searchsorted(self.possible, row))) < len(self.possible) and self.possible[spot] == row
-        ]
+        rows = [row for row in range(place * self.k, (place + 1) * self.k) if row in self.place_of]
         for row in rows:
-            self._decide_up_to(int(np.searchsorted(self.possible, row)))
+            self._decide_up_to(self.place_of[row])
         trades = {row: self.decided[row] for row in rows if row in self.decided}
         over = [trade for trade in self.open if trade.exit + 1 <= scan]
         if trades or self._account_moves(place, scan):

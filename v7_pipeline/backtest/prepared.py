@@ -23,6 +23,7 @@ from v7_pipeline.scan.candles import HISTORY
 from v7_pipeline.scan.features import computed, known
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store
+from v7_pipeline.strategies.walk_forward import price_steps
 from v7_pipeline.theories import bayesian_win_rate
 
 __all__ = ["READINGS_STAGE", "STATES", "Prepared", "prepare"]
@@ -38,7 +39,6 @@ DAY: Final = 1440
 STATES = ("p_bull", "p_sideways", "p_bear")
 #: Columns of theory_features that decisions and their explanation need and that know nothing of outcomes.
 STORED = tuple(name for name in READING_COLUMNS if not name.startswith(bayesian_win_rate.NAME)) + STATES
-_MOST_DECIMALS = 8
 # Readings of three symbols for eight weeks: a gigabyte of columns at most, of which a tenth is kept.
 _PIECE = timedelta(days=56)
 _CANDLES = ("symbol", "open_time", "open", "high", "low", "close", "volume")
@@ -100,9 +100,7 @@ class Prepared:
     @cached_property
     def _dense(self) -> tuple[int, dict[str, Floats]]:
         """The first minute, and each symbol's close of every minute from there on, NaN where it did not trade."""
-        first, last = int(self.minutes.min(initial=0)), int(self.minutes.max(initial=-1))
-        if len(self.minutes):
-            first = int(self.minutes.min())
+        first, last = (int(self.minutes.min()), int(self.minutes.max())) if len(self.minutes) else (0, -1)
         dense = {}
         for symbol, (begin, end) in self.bounds.items():
             dense[symbol] = np.full(last - first + 1, np.nan)
@@ -152,7 +150,9 @@ def prepare(
     known_ = newest >= 0
     features = np.where(known_, minutes[newest] + 1, -1) if len(minutes) else np.full(len(newest), -1)
     close = candles["close"].to_numpy(np.float64)
-    increment = np.stack([_increments(candles, minutes, *bounds[symbol], scans) for symbol in symbols], axis=1).ravel()
+    index = pd.DatetimeIndex(instants)
+    steps = [price_steps(candles.iloc[slice(*bounds[symbol])], index) for symbol in symbols]
+    increment = np.stack(steps, axis=1).ravel()
     return Prepared(
         scans=scans,
         every=every // MINUTE,
@@ -191,18 +191,6 @@ def _newest(minutes: Ints, begin: int, end: int, scans: Ints) -> Ints:
     place = np.searchsorted(own, scans) - 1
     near = (place >= 0) & (own[place] >= scans - NEAR) if len(own) else np.zeros(len(scans), dtype=bool)
     return np.where(near, place + begin, -1)
-
-
-def _increments(candles: pd.DataFrame, minutes: Ints, begin: int, end: int, scans: Ints) -> Floats:
-    """The price step that the candles of the four hours before each scan show (scan/decide.quote_increment)."""
-    own, steps = minutes[begin:end], np.full(len(scans), 10.0**-_MOST_DECIMALS)
-    seen = candles[["open", "high", "low", "close"]].to_numpy(np.float64)[begin:end]
-    first, stop = np.searchsorted(own, scans - NEAR), np.searchsorted(own, scans)
-    for decimals in range(_MOST_DECIMALS - 1, -1, -1):
-        finer = (abs(seen.round(decimals) - seen) >= 10.0 ** -(_MOST_DECIMALS + 2)).any(axis=1)
-        before = np.concatenate([[0], np.cumsum(finer)])
-        steps[before[stop] == before[first]] = 10.0**-decimals
-    return steps
 
 
 # --- readings -------------------------------------------------------------------------------
