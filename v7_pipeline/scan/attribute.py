@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from v7_pipeline.analyst.base import mode_of
+from v7_pipeline.analyst.base import ASKED_AGAIN, mode_of
 from v7_pipeline.learning.attribution import attribution
 from v7_pipeline.learning.game import Combiner
 from v7_pipeline.learning.weights import weights_frame
@@ -67,13 +67,15 @@ FROM outcomes o JOIN gated_signals g USING (signal_id)
 WHERE g.strategy = 'v7' AND g.side <> 'HOLD' AND o.kind <> 'manual' AND o.source = ?
   AND exit_time + INTERVAL 1 MINUTE <= ?
 """
-_COUNTS = """
+# What an analyst was asked again, to learn what its answers rest on, is no cost of the scan.
+_COUNTS = f"""
 SELECT count(*) AS signals, count(*) FILTER (g.accepted) AS accepted,
        (SELECT count(*) FROM candles
         WHERE run_id = ? AND open_time > ?::TIMESTAMPTZ - INTERVAL 3 DAY) AS candles_written,
        (SELECT count(*) FROM outcomes o JOIN gated_signals h USING (signal_id)
         WHERE o.run_id = ? AND o.outcome <> 'open' AND h.side <> 'HOLD') AS closed,
-       (SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) FROM llm_calls c WHERE c.as_of = ?) AS cost_usd
+       (SELECT coalesce(sum(coalesce(cost_usd, reserved_usd)), 0) FROM llm_calls c
+        WHERE c.as_of = ? AND NOT regexp_matches(c.analyst, '{ASKED_AGAIN}')) AS cost_usd
 FROM llm_signals s LEFT JOIN gated_signals g USING (signal_id) WHERE s.as_of = ?
 """
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)

@@ -15,11 +15,12 @@ from v7_pipeline.scan.attribute import attribute, combiner_of
 from v7_pipeline.scan.context import persist
 from v7_pipeline.scan.runtime import Runtime, build_runtime
 from v7_pipeline.settings import load_settings
-from v7_pipeline.store import conform
+from v7_pipeline.store import arrow_rows, conform
 from v7_pipeline.store.schema import THEORY_NAMES, table
 from v7_pipeline_tests.analyst.conftest import question, readings
 from v7_pipeline_tests.learning.frames import EPOCH
 from v7_pipeline_tests.learning.planted import planted_market
+from v7_pipeline_tests.scan.watched import put_call
 from v7_pipeline_tests.store.rows import make_rows
 
 MARKS = {"source": "demo", "run_id": "r", "code_version": "0"}
@@ -209,3 +210,18 @@ def test_lesson_21_proposals_of_another_source_do_not_act(settings_of: Any) -> N
     with runtime.store.transaction() as tx:
         tx.execute("UPDATE theory_weights SET source = 'live'")
     assert side(runtime, AS_OF + TWO_MINUTES) == "BUY"
+
+
+def test_what_was_asked_again_of_an_instant_is_no_cost_of_its_scan(settings_of: Any) -> None:
+    """A paid backtest, or leaving theories out, asks about a scan's instant long after it."""
+    runtime = runtime_of(settings_of())
+    scan = dict.fromkeys(table("scans").column_names) | {
+        "as_of": AS_OF, "started_at": AS_OF, "symbols": "BTC-USD", "status": "started", "failures": "{}", **MARKS
+    }  # fmt: skip
+    with runtime.store.transaction() as tx:
+        tx.upsert("scans", arrow_rows("scans", [scan]))
+    for number, analyst in enumerate(("deepseek", "deepseek-backtest", "deepseek-without-hurst_exponent")):
+        put_call(runtime, f"call-{number}", 0.25, at=AS_OF, analyst=analyst)
+    persist(runtime.store, attribute(runtime.context(AS_OF, run_id="r")))
+    (row,) = runtime.store.rows("SELECT status, cost_usd FROM scans")
+    assert row == {"status": "finished", "cost_usd": 0.25}

@@ -45,10 +45,12 @@ def put(runtime: Runtime, name: str, **values: Any) -> None:
         tx.upsert(name, arrow_rows(name, [row]))
 
 
-def put_call(runtime: Runtime, key: str, usd: float, *, at: datetime, reserved_usd: float = 0.0) -> None:
+def put_call(
+    runtime: Runtime, key: str, usd: float, *, at: datetime, reserved_usd: float = 0.0, analyst: str = "deepseek"
+) -> None:
     """A settled call that cost `usd`."""
     put(
-        runtime, "llm_calls", call_id=key, attempt=1, signal_id=key, symbol="BTC-USD", as_of=at, analyst="deepseek",
+        runtime, "llm_calls", call_id=key, attempt=1, signal_id=key, symbol="BTC-USD", as_of=at, analyst=analyst,
         model="m", prompt="[]", prompt_hash="h", prompt_version="v", parameters="{}", status="settled",
         reserved_at=at, settled_at=at, reserved_usd=reserved_usd, cost_usd=usd, price_version="p",
     )  # fmt: skip
