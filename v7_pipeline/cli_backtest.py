@@ -192,7 +192,8 @@ def _forget(settings: Settings, configuration: Configuration, who: str) -> None:
     """Delete the store of the same configuration; its pages are written anew in any case."""
     from v7_pipeline.backtest import backtest_id
 
-    run_id = backtest_id(settings, **configuration.span, analyst=who, strategies=configuration.strategies)
+    own = configuration.strategies if who == "rules" else ("v7",)
+    run_id = backtest_id(settings, **configuration.span, analyst=who, strategies=own)
     place = settings.data_dir / "backtest" / f"{run_id}.duckdb"
     place.unlink(missing_ok=True)
     place.with_name(f"{place.name}.wal").unlink(missing_ok=True)

@@ -245,35 +245,21 @@ class _Walk:
             if label is None:
                 continue
             if told["accepted"]:
-                self._open_trade(row, scan, signal, told, label)
+                self._enter(self._trade_of(row, scan, signal, told, label), float(signal["confidence"]))
             elif self.labels.exit[label] != NEVER:
                 heapq.heappush(
                     self.closing, (int(self.labels.exit[label]), label, "shadow", float(signal["confidence"]))
                 )
 
-    def _open_trade(
-        self,
-        row: int,
-        scan: int,
-        signal: Mapping[str, Any],
-        told: Mapping[str, Any],
-        label: int,
-    ) -> None:
-        self.found.accepted.append(self._trade_of(row, scan, signal, told, label))
-        trade = self.found.accepted[-1]
+    def _enter(self, trade: Trade, confidence: float) -> None:
+        """From here on the trade takes its slot, its room and its exposure, and closes when it closes."""
+        self.found.accepted.append(trade)
         self.open.append(trade)
-        self.recent.append(scan)
+        self.recent.append(trade.scan)
         if trade.exit != NEVER:
-            heapq.heappush(self.closing, (trade.exit, label, "paper", float(signal["confidence"])))
+            heapq.heappush(self.closing, (trade.exit, trade.label, "paper", confidence))
 
-    def _trade_of(
-        self,
-        row: int,
-        scan: int,
-        signal: Mapping[str, Any],
-        told: Mapping[str, Any],
-        label: int,
-    ) -> Trade:
+    def _trade_of(self, row: int, scan: int, signal: Mapping[str, Any], told: Mapping[str, Any], label: int) -> Trade:
         """The position as trades/paper.py would read it from its outcome."""
         outcome = self.labels.outcomes
         rate = self.rules.commission_of(signal["symbol"])

@@ -135,7 +135,14 @@ def run_backtest(
     """
     chosen = configuration.settings(settings)
     who = analyst.name if analyst else "rules"
-    run_id = backtest_id(chosen, **configuration.span, analyst=who, strategies=configuration.strategies)
+    if analyst is not None and configuration.strategies[0] != "v7":
+        raise BacktestError(
+            f"{who} decides for v7 only, and {configuration.strategies[0]} is reported; name v7 first, or "
+            "take the rules"
+        )
+    if analyst is not None:
+        chosen = chosen.model_copy(update={"strategies": ("v7",)})  # the others are simulated beside it
+    run_id = backtest_id(chosen, **configuration.span, analyst=who)
     folder = settings.data_dir / "backtest"
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"{run_id}.duckdb"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from v7_pipeline.analyst.rules import RulesAnalyst
 from v7_pipeline.backtest import BacktestError
 from v7_pipeline.backtest.run import Configuration, Made, days, run_backtest
 from v7_pipeline.settings import Settings
@@ -88,3 +89,16 @@ def test_days_are_whole_and_both_included() -> None:
         days("December", "2023-12-12")
     with pytest.raises(BacktestError, match="give a later end"):
         days("2023-12-12", "2023-12-11")
+
+
+def test_another_analyst_decides_for_v7_alone(source: Store, settings: Settings) -> None:
+    with pytest.raises(BacktestError, match="rules decides for v7 only, and v6 is reported"):
+        run_backtest(source, settings, replace(CONFIGURATION, strategies=("v6", "v7")), analyst=RulesAnalyst())
+
+
+def test_beside_another_analyst_the_other_strategies_are_rivals_and_no_rows(source: Store, settings: Settings) -> None:
+    both = replace(CONFIGURATION, strategies=("v7", "v6"), compare=False)
+    made = run_backtest(source, settings, both, analyst=RulesAnalyst())
+    assert [one.name for one in made.figures.rivals] == ["v6"]
+    assert set(made.figures.material.simulation.signals["strategy"]) == {"v7"}
+    assert made.scans == 2 and made.run_id == made.figures.material.run_id == made.page.stem
