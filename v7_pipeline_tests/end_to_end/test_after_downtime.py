@@ -29,7 +29,7 @@ from v7_pipeline.store import Store, open_store
 from v7_pipeline_tests.end_to_end.test_daemon import Tree, _free_port, _until
 from v7_pipeline_tests.end_to_end.world import Clock, World, open_world
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("daemon")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("daemon")]
 
 DOWN = timedelta(hours=6)
 COMPLETE_WITHIN_S = 300.0
@@ -77,8 +77,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
         tree.start()
         _until(lambda: _is_complete(store, settings), COMPLETE_WITHIN_S, "a complete store", every=1.0)
         complete_after = time.monotonic() - began
-        _until(lambda: _finished(instance), 60, "the repair's end")
-        _until(lambda: _says_nothing_is_missing(instance), 90, "the sensor to find nothing any more")
+        _until(lambda: _finished(instance), 240, "the repair's end")
+        _until(lambda: _says_nothing_is_missing(instance), 240, "the sensor to find nothing any more")
         yield Lived(
             settings, store, instance, left_at, gap, before, started_at, complete_after, _repairs(instance),
             tree.sandbox,
