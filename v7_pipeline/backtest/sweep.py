@@ -40,6 +40,7 @@ __all__ = [
 
 SWEEP_STAGE = "sweep"
 WEIGHT = "weight."
+_PATIENCE_S = 5.0  # for a process that was asked to end
 # They come from the environment of whoever runs a configuration, and are in no description of it.
 _SECRETS = frozenset({"deepseek_api_key", "coingecko_api_key", "alert_urls"})
 
@@ -270,8 +271,18 @@ def _in_processes(chosen: Sequence[Configuration], runner: Runner | None, count:
     finally:
         # After Ctrl-C, whoever still computes is ended: what it would bring is not waited for.
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
+        _end(set(multiprocessing.active_children()) - others)
+
+
+def _end(processes: set[multiprocessing.process.BaseProcess]) -> None:
+    """End what still computes: asked first, and killed where it does not hear."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_PATIENCE_S)
+        if process.is_alive():
+            process.kill()
+            process.join(_PATIENCE_S)
 
 
 @contextmanager

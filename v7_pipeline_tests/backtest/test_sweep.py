@@ -196,10 +196,12 @@ def test_ctrl_c_of_a_terminal_reaches_all_processes_and_nobody_complains(tmp_pat
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
         start_new_session=True,
+        # Whoever runs these tests in the background ignores Ctrl-C, and what is ignored is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert child.stdout is not None and child.stdout.readline() == "1 of 3\n"
     os.killpg(child.pid, signal.SIGINT)
-    out, complaints = child.communicate(timeout=45)
+    out, complaints = child.communicate(timeout=150)
     assert (out, child.returncode) == ("left: slow 1 slow 2\n", 0)
     assert "Traceback" not in complaints
 

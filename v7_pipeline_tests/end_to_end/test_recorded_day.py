@@ -403,6 +403,9 @@ def test_lesson_19_every_table_of_the_scan_has_rows(lived: Lived) -> None:
         "crossings",
         "account_readings",
         "outages",
+        "strategy_models",
+        "backtest_trials",
+        "backtest_daily",
     }  # by a day without any of them
     assert filled == set(TABLES) - unused - {"alerts", "alert_deliveries"}, "nobody is alerted of the past"
     assert len(lived.morning["alerts"])
