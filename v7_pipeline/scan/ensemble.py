@@ -13,7 +13,7 @@ import pandas as pd
 
 from v7_pipeline.analyst.base import NO_VOTE
 from v7_pipeline.scan.context import ScanContext
-from v7_pipeline.store import signal_id
+from v7_pipeline.scan.technical import decision_row
 from v7_pipeline.strategies.ensemble import MEMBERS, VOICE_DAYS, Voice, day_voices, decide_frame
 from v7_pipeline.strategies.walk_forward import CUT_OFF, Terms
 
@@ -81,32 +81,19 @@ def _member(ctx: ScanContext, row: Mapping[str, Any] | None) -> Row:
 
 def _row(ctx: ScanContext, symbol: str, vote: Row, about: Mapping[str, Any], voices: Mapping[str, Voice]) -> Row:
     """The llm_signals row (without provenance) of one symbol; price and reading are those of the member it follows."""
-    answered, trading = vote["status"] == "answered", vote["side"] in ("BUY", "SELL")
-    decided_at, price, read_at = ctx.clock(), about.get("market_price"), about.get("features_as_of")
-    plan = {name: vote[name] if trading else None for name in ("entry_price", "stop_price", "target_price")}
-    return {
-        "signal_id": signal_id(STRATEGY, symbol, ctx.as_of),
-        "as_of": ctx.as_of,
-        "features_as_of": read_at,
-        "decided_at": decided_at,
-        "symbol": symbol,
-        "strategy": STRATEGY,
-        "analyst": ANALYST,
-        "side": vote["side"],
-        "confidence": round(float(vote["confidence"]), 4) if answered else None,
-        **plan,
-        "horizon_minutes": int(vote["horizon_minutes"]) if trading else None,
-        "reasoning": explain(vote, voices),
-        "key_theories": None,
-        "would_change_my_mind": None,
-        "ungrounded_numbers": None,
-        "market_price": price,
-        "price_age_s": about.get("price_age_s"),
-        "call_id": None,
-        "prompt_version": None,
-        "status": vote["status"],
-        "status_reason": None if answered else NO_VOTE,
-    }
+    return decision_row(
+        ctx,
+        STRATEGY,
+        ANALYST,
+        symbol,
+        vote,
+        decided_at=ctx.clock(),
+        features_as_of=about.get("features_as_of"),
+        market_price=about.get("market_price"),
+        price_age_s=about.get("price_age_s"),
+        reasoning=explain(vote, voices),
+        no_answer=NO_VOTE,
+    )
 
 
 def explain(vote: Mapping[str, Any], voices: Mapping[str, Voice]) -> str:

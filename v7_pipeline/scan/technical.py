@@ -31,7 +31,7 @@ from v7_pipeline.strategies.walk_forward import (
     price_steps,
 )
 
-__all__ = ["ANALYST", "decide_technical"]
+__all__ = ["ANALYST", "decide_technical", "decision_row"]
 
 STRATEGY, ANALYST = "v6", "technical"
 
@@ -107,33 +107,62 @@ def _decided(ctx: ScanContext, candles: pd.DataFrame, model: DayModel | None, te
 
 def _row(ctx: ScanContext, symbol: str, decided: Row, model: DayModel) -> Row:
     """The llm_signals row (without provenance) of one symbol."""
-    answered, trading = decided["status"] == "answered", decided["side"] in ("BUY", "SELL")
     read_at = None if pd.isna(decided["features_as_of"]) else decided["features_as_of"].to_pydatetime()
-    reason = NO_MODEL if model.model is None else READINGS_MISSING
     decided_at = ctx.clock()
+    return decision_row(
+        ctx,
+        STRATEGY,
+        ANALYST,
+        symbol,
+        decided,
+        decided_at=decided_at,
+        features_as_of=read_at,
+        market_price=None if read_at is None else float(decided["market_price"]),
+        price_age_s=None if read_at is None else (decided_at - read_at).total_seconds(),
+        reasoning=explain(decided, model),
+        no_answer=NO_MODEL if model.model is None else READINGS_MISSING,
+    )
+
+
+def decision_row(
+    ctx: ScanContext,
+    strategy: str,
+    analyst: str,
+    symbol: str,
+    decided: Row,
+    *,
+    decided_at: datetime,
+    features_as_of: datetime | None,
+    market_price: float | None,
+    price_age_s: float | None,
+    reasoning: str,
+    no_answer: str,
+) -> Row:
+    """The llm_signals row (without provenance) of a decision that nobody was asked for; `no_answer` is why it has none.
+
+    decided: a row with the columns of analyst.rules.decide_frame.
+    """
+    answered, trading = decided["status"] == "answered", decided["side"] in ("BUY", "SELL")
     plan = {name: decided[name] if trading else None for name in ("entry_price", "stop_price", "target_price")}
+    unasked = ("key_theories", "would_change_my_mind", "ungrounded_numbers", "call_id", "prompt_version")
     return {
-        "signal_id": signal_id(STRATEGY, symbol, ctx.as_of),
+        "signal_id": signal_id(strategy, symbol, ctx.as_of),
         "as_of": ctx.as_of,
-        "features_as_of": read_at,
+        "features_as_of": features_as_of,
         "decided_at": decided_at,
         "symbol": symbol,
-        "strategy": STRATEGY,
-        "analyst": ANALYST,
+        "strategy": strategy,
+        "analyst": analyst,
         "side": decided["side"],
         "confidence": round(float(decided["confidence"]), 4) if answered else None,
         **plan,
         "horizon_minutes": int(decided["horizon_minutes"]) if trading else None,
-        "reasoning": explain(decided, model),
-        "key_theories": None,
-        "would_change_my_mind": None,
-        "ungrounded_numbers": None,
-        "market_price": None if read_at is None else float(decided["market_price"]),
-        "price_age_s": None if read_at is None else (decided_at - read_at).total_seconds(),
-        "call_id": None,
-        "prompt_version": None,
+        "reasoning": reasoning,
+        **dict.fromkeys(unasked),
+        "market_price": market_price,
+        "price_age_s": price_age_s,
         "status": decided["status"],
-        "status_reason": None if answered else reason,
+        "status_reason": None if answered else no_answer,
     }
 
 
