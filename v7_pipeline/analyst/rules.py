@@ -32,7 +32,8 @@ from v7_pipeline.analyst.reply import reply_of
 from v7_pipeline.store.schema import HEADLINE_WINDOW, THEORY_NAMES
 
 __all__ = [
-    "READING_COLUMNS", "RulesAnalyst", "answer_from_prompt", "decide_frame", "explain", "own_weights", "plan_on_grid",
+    "READING_COLUMNS", "RulesAnalyst", "answer_from_prompt", "decide_frame", "explain", "may_trade", "own_weights",
+    "plan_on_grid",
 ]  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
@@ -84,16 +85,13 @@ def decide_frame(
     increment, horizon, ratio = (_rows(x, rows) for x in (quote_increment, horizon_minutes, reward_risk))
     bold = np.broadcast_to(np.asarray(aggressive, dtype=bool), rows)
 
-    votes, scores = (frame[names].to_numpy(dtype=float, na_value=np.nan).T for names in (VOTES, SCORES))
-    voices = votes * scores  # theories × rows
-    heard = ~np.isnan(voices)
-    voices[~heard] = 0.0
+    voices, heard = _voices(frame)
     voices *= _weights(weights)[:, None]
     score = _sums(voices)
     sign = np.sign(score)
     agreeing = (voices * sign > 0).sum(axis=0)
 
-    readable = (price > 0) & (volatility >= 0) & heard.any(axis=0)
+    readable = (price > 0) & (volatility >= 0) & heard
     strong = np.abs(score) >= np.where(bold, AGGRESSIVE.min_strength, CONSERVATIVE.min_strength)
     joined = agreeing >= np.where(bold, AGGRESSIVE.min_agreeing, CONSERVATIVE.min_agreeing)
     with np.errstate(invalid="ignore"):
@@ -118,6 +116,22 @@ def decide_frame(
         },
         index=frame.index,
     )
+
+
+def may_trade(
+    frame: pd.DataFrame, *, unknown: str, aggressive: bool = False, weights: Mapping[str, float] | None = None
+) -> npt.NDArray[np.bool_]:
+    """Rows of votes and scores that `decide_frame` might make a BUY or SELL of, whatever the theory `unknown` says.
+
+    More rows than that may be told, never fewer: the score of the others is too small even with its whole weight.
+    """
+    others = [theory for theory in THEORY_NAMES if theory != unknown]
+    share = dict(zip(THEORY_NAMES, _weights(weights).tolist(), strict=True))
+    voices, _ = _voices(frame, others)
+    voices *= np.array([share[theory] for theory in others])[:, None]
+    least = mode_of(aggressive).min_strength - share[unknown]
+    possible: npt.NDArray[np.bool_] = np.abs(_sums(voices)) >= least - 1e-9
+    return possible
 
 
 class RulesAnalyst:
@@ -244,6 +258,18 @@ def plan_on_grid(
 
 
 # --- the core's parts -----------------------------------------------------------------------
+
+
+def _voices(frame: pd.DataFrame, theories: Sequence[str] = THEORY_NAMES) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """vote × score, theories × rows, 0 where a theory abstains; and whether any of them has spoken in a row."""
+    voices = np.empty((len(theories), len(frame)))
+    heard = np.zeros(len(frame), dtype=bool)
+    for theory, voice in zip(theories, voices, strict=True):
+        np.multiply(_column(frame, f"{theory}_vote"), _column(frame, f"{theory}_score"), out=voice)
+        silent = np.isnan(voice)
+        voice[silent] = 0.0
+        heard |= ~silent
+    return voices, heard
 
 
 def _sums(voices: Floats) -> Floats:

@@ -126,7 +126,15 @@ class RulesDecider:
 
     def possible(self) -> pd.DataFrame:
         """The win rate's voice lies in [−1, 1] and moves the score one way, so its two ends show every trade."""
-        parts = [self._trades(voice) for voice in (-1.0, 0.0, 1.0)]
+        rows = np.flatnonzero(
+            rules.may_trade(
+                self._readings,
+                unknown=bayesian_win_rate.NAME,
+                aggressive=self._settings.aggressive,
+                weights=self._weights,
+            )
+        )
+        parts = [self._trades(rows, voice) for voice in (-1.0, 0.0, 1.0)]
         return (
             pd.concat(parts, ignore_index=True).drop_duplicates(["row", "side"]).sort_values("row", ignore_index=True)
         )
@@ -140,8 +148,7 @@ class RulesDecider:
         newest = np.array([max((int(p.minute[-1]) for p in posteriors.values()), default=0)])
         return not self._echo and bool(bayesian_win_rate.columns_at(posteriors, newest)[_VOTE][0])
 
-    def _trades(self, voice: float) -> pd.DataFrame:
-        rows = np.arange(self._prepared.rows)
+    def _trades(self, rows: Ints, voice: float) -> pd.DataFrame:
         vote = np.full(len(rows), voice)
         found = self._decided(rows, vote, np.abs(vote))
         found.insert(0, "row", rows)
@@ -150,9 +157,10 @@ class RulesDecider:
     def _decided(self, rows: Ints, vote: npt.NDArray[np.float64], score: npt.NDArray[np.float64]) -> pd.DataFrame:
         given, s = self._prepared, self._settings
         everything = len(rows) == given.rows
-        readings = self._readings if everything else self._readings.iloc[rows]
-        voice = {} if self._echo else {_VOTE: np.where(given.features[rows] >= 0, vote, np.nan), _SCORE: score}
-        frame = readings.assign(**voice, market_price=given.price[rows])
+        frame = (self._readings if everything else self._readings.iloc[rows]).copy(deep=False)
+        if not self._echo:
+            frame[_VOTE], frame[_SCORE] = np.where(given.features[rows] >= 0, vote, np.nan), score
+        frame["market_price"] = given.price[rows]
         return rules.decide_frame(
             frame,
             quote_increment=given.increment[rows],

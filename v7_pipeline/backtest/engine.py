@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -77,6 +79,26 @@ def simulate(
     return frames(prepared, settings, decider, walk.found, name)
 
 
+class _Correlations(Mapping[tuple[str, str], float]):
+    """`correlations_of` as of a scan, measured when one is asked for: most signals have nothing open beside them."""
+
+    def __init__(self, given: Prepared, scan: int, symbols: Iterable[str]) -> None:
+        self._given, self._scan, self._symbols = given, scan, symbols
+
+    @cached_property
+    def _found(self) -> dict[tuple[str, str], float]:
+        return correlations_of(self._given.closes_before(self._scan, sorted(self._symbols)))
+
+    def __getitem__(self, pair: tuple[str, str]) -> float:
+        return self._found[pair]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
 class _Walk:
     """One pass through time."""
 
@@ -88,10 +110,11 @@ class _Walk:
         # What the theories learn is v7's; another strategy has its own win rate only.
         scopes = SCOPES if decider.strategy == "v7" else (f"strategy:{decider.strategy}",)
         self.found.win_rates = {scope: WinRate(settings) for scope in scopes}
+        self.scans: list[int] = prepared.scans.tolist()
         self.minutes = {symbol: prepared.minutes[slice(*ends)] for symbol, ends in prepared.bounds.items()}
         self.k = len(prepared.symbols)
-        self.possible = np.unique(self.labels.rows)
-        self.place_of = {row: at for at, row in enumerate(self.possible.tolist())}
+        self.possible: list[int] = np.unique(self.labels.rows).tolist()
+        self.place_of = {row: at for at, row in enumerate(self.possible)}
         self.valid = 0  # possible rows before this place are decided with what is known now
         self.decided: dict[int, dict[str, Any]] = {}
         self.voice = False
@@ -106,17 +129,19 @@ class _Walk:
         self.fee_rate = fee_preset(settings.fees).rate_per_side
         self.limits = GateLimits.of(settings, self.rules, fee_rate=self.fee_rate)
         self.halts = pd.DataFrame(columns=list(TABLES["halts"].column_names))
+        self.volatility = prepared.readings[_VOLATILITY].to_numpy()
         self.flat: AccountState | None = None  # the account when it was last looked at, where nothing was open
         self.check = False  # whether the scans from here on must be looked at one by one
-        self.midnights = _midnights(prepared, self.rules.zone)
+        self.midnights: list[int] = _midnights(prepared, self.rules.zone).tolist()
         first = np.searchsorted(prepared.scans, self.midnights)
-        self.begun = np.unique(np.concatenate([[0], first, first + 1]))  # places of scans that meet another day
-        self.begins = frozenset(self.begun.tolist())
+        # Places of scans that meet another day.
+        self.begun: list[int] = np.unique(np.concatenate([[0], first, first + 1])).tolist()
+        self.begins = frozenset(self.begun)
 
     # --- time ---------------------------------------------------------------------------------
 
     def run(self, on_progress: OnProgress | None) -> None:
-        scans = self.given.scans
+        scans = self.scans
         place, told = 0, 0
         while (place := self._next(place)) < len(scans):
             self._scan(place)
@@ -129,36 +154,37 @@ class _Walk:
 
     def _next(self, place: int) -> int:
         """The next scan from `place` on at which something may happen."""
-        scans = self.given.scans
+        scans = self.scans
         if self.check or place >= len(scans):
             return place
         soonest = [self._next_possible(place)]
         if self.closing:
-            soonest.append(int(np.searchsorted(scans, self.closing[0][0] + 1)))
+            soonest.append(bisect_left(scans, self.closing[0][0] + 1))
         # What enters, and the firm's midnight, move the account's limits.
         entries = [trade.entry + 1 for trade in self.open if trade.entry + 1 > scans[place - 1]]
-        soonest += [int(np.searchsorted(scans, at)) for at in entries]
+        soonest += [bisect_left(scans, at) for at in entries]
         # Of the day before, the scan after the one that meets midnight knows nothing any more.
-        begun = self.begun[np.searchsorted(self.begun, place) :][:1].tolist()
+        next_begun = bisect_left(self.begun, place)
+        begun = self.begun[next_begun : next_begun + 1]
         return max(place, min(soonest + begun))
 
     def _next_possible(self, place: int) -> int:
         """The next scan with a BUY or SELL, as decided with what is known now."""
-        at = int(np.searchsorted(self.possible, place * self.k))
+        at = bisect_left(self.possible, place * self.k)
         while at < len(self.possible):
             self._decide_up_to(at)
-            row = int(self.possible[at])
+            row = self.possible[at]
             if row in self.decided:
                 return row // self.k
             at += 1
-        return len(self.given.scans)
+        return len(self.scans)
 
     def _decide_up_to(self, at: int) -> None:
         """Have the possible trade at this place decided, and those that follow it."""
         if at < self.valid:
             return
         end = len(self.possible) if not self.voice else min(at + BLOCK, len(self.possible))
-        rows = self.possible[at:end]
+        rows = np.array(self.possible[at:end], dtype=np.int64)
         decided = self.decider.decide(rows, self._posteriors())
         trades = decided["side"].isin(("BUY", "SELL")).to_numpy()
         self.decided = dict(zip(rows[trades].tolist(), decided[trades].to_dict("records"), strict=True))
@@ -171,7 +197,7 @@ class _Walk:
     # --- one scan -----------------------------------------------------------------------------
 
     def _scan(self, place: int) -> None:
-        scan = int(self.given.scans[place])
+        scan = self.scans[place]
         at = _instant(scan)
         rows = [row for row in range(place * self.k, (place + 1) * self.k) if row in self.place_of]
         for row in rows:
@@ -186,7 +212,7 @@ class _Walk:
         """Whether the account's gates may say something else than at the scan before: shadows move nothing in it."""
         if self.check or place in self.begins:
             return True
-        before = int(self.given.scans[place - 1]) if place else scan - 1
+        before = self.scans[place - 1] if place else scan - 1
         return any(before < at + 1 <= scan for trade in self.open for at in (trade.entry, trade.exit))
 
     def _gate(self, place: int, scan: int, at: datetime, trades: Mapping[int, Mapping[str, Any]]) -> None:
@@ -204,8 +230,8 @@ class _Walk:
         asked = {}
         for row, decision in trades.items():
             symbol = self.given.symbols[row % self.k]
-            features = self._features(row)
-            answers = before_call([symbol], as_of=at, features_as_of={symbol: features}, context=context, rotation=0)
+            features = {symbol: self._features(row)}
+            answers = before_call([symbol], as_of=at, features_as_of=features, context=context, rotation=0)
             reasons = why_not(answers[symbol], context) if self.decider.asks else None
             if reasons is None:
                 asked[row] = decision
@@ -317,14 +343,14 @@ class _Walk:
 
     def _open_the_day(self, place: int) -> None:
         """Book what was closed before the firm's day of the scan before: days gone by are not tested again."""
-        before = int(self.given.scans[place - 1]) if place else int(self.given.scans[0])
-        day = int(self.midnights[np.searchsorted(self.midnights, before, side="right") - 1])
+        before = self.scans[place - 1] if place else self.scans[0]
+        day = self.midnights[bisect_right(self.midnights, before) - 1]
         if day <= self.opened:
             return
         gone = sorted((t for t in self.of_the_day if t.exit < day), key=lambda t: (t.exit, t.signal_id))
         balance, peak = self.opening.usd, self.opening.peak_usd
         # Each of the firm's midnights on the way began a day with the balance of then.
-        days = [int(m) for m in self.midnights if self.opened < m <= day] if self.opened >= 0 else [day]
+        days = [m for m in self.midnights if self.opened < m <= day] if self.opened >= 0 else [day]
         for midnight in days:
             while gone and gone[0].exit < midnight:
                 balance += gone.pop(0).pnl_usd
@@ -384,7 +410,6 @@ class _Walk:
         if ends:
             until = max(ends) if min(ends) > scan else max(*ends, scan + DAY)
         alike = {*symbols, *(trade.symbol for trade in trading)}
-        volatility = self.given.readings[_VOLATILITY].to_numpy()
         return GateContext(
             limits=self.limits,
             halts=self.halts,
@@ -395,7 +420,7 @@ class _Walk:
             month_room_usd=math.inf,
             call_worst_case_usd=0.0,
             volatility={
-                symbol: volatility[place * self.k + k]
+                symbol: float(self.volatility[place * self.k + k])
                 for k, symbol in enumerate(self.given.symbols)
                 if self.given.features[place * self.k + k] >= 0
             },
@@ -403,7 +428,7 @@ class _Walk:
             open_risks=tuple(OpenRisk(trade.symbol, trade.side, trade.risk_usd) for trade in trading),
             open_until=None if until is None else _instant(until),
             horizon_minutes=self.settings.horizon_minutes,
-            correlations=correlations_of(self.given.closes_before(scan, sorted(alike))) if symbols else {},
+            correlations=_Correlations(self.given, scan, alike),
             learnt_confidence=self.threshold.value,
             off=frozenset(self.settings.gates_off),
         )
@@ -447,7 +472,7 @@ class _Walk:
         most = int(self.limits.max_equity_age_s) // 60
         for trade in self.open:
             path = self.minutes[trade.symbol]
-            last = min(trade.exit, int(self.given.scans[-1]))
+            last = min(trade.exit, self.scans[-1])
             own = path[slice(*np.searchsorted(path, (scan - most - 1, last + 1)))]
             if (np.diff(own, prepend=scan - most, append=last) > most).any():
                 return True
@@ -487,8 +512,8 @@ class _Walk:
         found = {scope: rate.posterior() for scope, rate in self.found.win_rates.items()}
         if self.voice or self.decider.learns({s: p for s, p in found.items() if p is not None}):
             self.voice = True
-            place = int(np.searchsorted(self.given.scans, scan, side="right"))
-            self.valid = min(self.valid, int(np.searchsorted(self.possible, place * self.k)))
+            place = bisect_right(self.scans, scan)
+            self.valid = min(self.valid, bisect_left(self.possible, place * self.k))
             self.decided = {}
 
 

@@ -140,7 +140,8 @@ def prepare(
     """
     instants = instants_of(start, end, every)
     venue = venue_of(source, settings.symbols, instants[0], instants[-1])
-    scans = np.array([int(at.timestamp()) // 60 for at in instants], dtype=np.int64)
+    index = pd.DatetimeIndex(instants)
+    scans = index.as_unit("s").asi8 // 60
     symbols = tuple(sorted(settings.symbols))
     candles = _candles(source, symbols, instants[0], instants[-1])
     minutes = candles["open_time"].astype("datetime64[us, UTC]").astype("int64").to_numpy() // 60_000_000
@@ -150,7 +151,6 @@ def prepare(
     known_ = newest >= 0
     features = np.where(known_, minutes[newest] + 1, -1) if len(minutes) else np.full(len(newest), -1)
     close = candles["close"].to_numpy(np.float64)
-    index = pd.DatetimeIndex(instants)
     steps = [price_steps(candles.iloc[slice(*bounds[symbol])], index) for symbol in symbols]
     increment = np.stack(steps, axis=1).ravel()
     return Prepared(
@@ -217,8 +217,9 @@ def _readings(
             _place(block, rows, symbols, features)
             if on_progress:
                 on_progress(READINGS_STAGE, done, len(pieces))
-    # Seven digits, as the store keeps a reading: what a live scan reads.
-    return pd.DataFrame(block.astype(np.float32).astype(np.float64).T, columns=list(STORED), copy=False)
+    for column in block:  # seven digits, as the store keeps a reading: what a live scan reads
+        column[:] = column.astype(np.float32)
+    return pd.DataFrame(block.T, columns=list(STORED), copy=False)
 
 
 def _stored(

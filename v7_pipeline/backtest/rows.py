@@ -90,7 +90,7 @@ def _signals(prepared: Prepared, decider: Decider, decided: pd.DataFrame, skippe
         "status": status,
         "status_reason": np.where(answered, nothing, np.where(asked, _unanswered(decider, decided), skipped)),
     }
-    return pd.DataFrame({column: columns.get(column, nothing) for column in SIGNAL_COLUMNS})
+    return pd.DataFrame({column: columns.get(column, nothing) for column in SIGNAL_COLUMNS}, copy=False)
 
 
 def _unanswered(decider: Decider, decided: pd.DataFrame) -> Any:
@@ -205,7 +205,9 @@ def _gated(
     own = gated_frame(found.gated)
     if len(own) != int(trades.sum()):
         raise ArithmeticError(f"the walk gated {len(own)} trades, its decisions have {int(trades.sum())}")
-    at = pd.Index(signals["signal_id"]).get_indexer(own["signal_id"])
+    at = np.flatnonzero(trades)
+    if not np.array_equal(own["signal_id"].to_numpy(object), signals["signal_id"].to_numpy(object)[at]):
+        raise ArithmeticError("the walk gated its trades in another order than the tables have")
     unknown = pd.array(np.full(prepared.rows, None), dtype="boolean")
     words = {
         "gate_inputs": "{}",
@@ -225,7 +227,7 @@ def _gated(
     filled = {name: columns.get(name, np.full(prepared.rows, np.nan)) for name in GATED_COLUMNS}
     for name in GATED_COLUMNS if len(at) else ():
         filled[name][at] = own[name].array
-    return pd.DataFrame(filled)
+    return pd.DataFrame(filled, copy=False)
 
 
 def _check(found: Found, signals: pd.DataFrame, trades: npt.NDArray[np.bool_]) -> None:

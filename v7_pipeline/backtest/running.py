@@ -5,12 +5,14 @@ The figures are learning/'s, asked again only for what a closed trade can have c
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from v7_pipeline.learning.statistics import FORGOTTEN, average_uniqueness, halved
-from v7_pipeline.learning.threshold import HALF_LIFE_TRADES, LearntThreshold, threshold_of
+from v7_pipeline.learning.statistics import FORGOTTEN, halved
+from v7_pipeline.learning.threshold import HALF_LIFE_TRADES, LearntThreshold, band_edges, threshold_from
 from v7_pipeline.settings import Settings
 from v7_pipeline.theories.base import Posterior
 from v7_pipeline.theories.bayesian_win_rate import BREAK_EVEN
@@ -42,8 +44,13 @@ class Weights:
     def column(self, place: int) -> Floats:
         return self._block[3 + place, : self.n]
 
-    def add(self, entry: float, leave: float, *columns: float) -> None:
-        """A trade open in the minutes entry … leave, both included; none may be left before those added already."""
+    def add(self, entry: float, leave: float, *columns: float) -> slice:
+        """A trade open in the minutes entry … leave, both included; none may be left before those added already.
+
+        The trades whose weights have changed.
+        """
+        from v7_pipeline.learning.kernels import uniqueness_from
+
         if self.n == self._block.shape[1]:
             self._block = np.concatenate([self._block, np.empty_like(self._block)], axis=1)
         self._block[:, self.n] = (entry, leave, 1.0, *columns)
@@ -51,7 +58,8 @@ class Weights:
         begin, end = self._block[0, : self.n], self.leave + 1.0
         first = int(np.searchsorted(self.leave, entry))  # those that it overlaps
         near = int(np.searchsorted(self.leave, begin[first:].min()))  # and what overlaps them
-        self._block[2, first : self.n] = average_uniqueness(begin[near:], end[near:])[first - near :]
+        uniqueness_from(begin[near:], end[near:], first - near, self._block[2, first : self.n])
+        return slice(first, self.n)
 
     def discounted(self, half_life: float | None) -> tuple[slice, Floats]:
         """The newest trades and their weights, halved by every `half_life` effective ones that closed later."""
@@ -112,7 +120,9 @@ class Threshold:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._trades = Weights(3)
+        self._trades = Weights(4)
+        self._edges = band_edges(settings.min_confidence)
+        self._sums = np.empty((4, len(self._edges) - 1))
         self.steps: list[tuple[int, LearntThreshold]] = []
 
     @property
@@ -123,17 +133,20 @@ class Threshold:
     def add(self, entry: float, leave: float, *, won: bool, confidence: float, break_even: float) -> None:
         """A trade that won or lost, at a confidence from the floor on."""
         if confidence >= self._settings.min_confidence and not np.isnan(break_even):
-            self._trades.add(entry, leave, float(won), confidence, break_even)
+            band = min(bisect_right(self._edges, confidence) - 1, len(self._edges) - 2)
+            changed = self._trades.add(entry, leave, 1.0, band, float(won), break_even)
+            kept = self._trades.column(0)[changed]
+            np.exp2(self._trades.weights[changed] / -HALF_LIFE_TRADES, out=kept)
 
     def step(self, scan: int) -> None:
         """What the trades so far say, as of the scan; kept where it changed, as the scan does."""
-        kept, weights = self._trades.discounted(HALF_LIFE_TRADES)
-        won, confidence, break_even = (self._trades.column(place)[kept] for place in range(3))
-        found = threshold_of(
-            confidence,
-            won > 0,
-            break_even,
-            weights,
+        from v7_pipeline.learning.kernels import aged_bands
+
+        trades = self._trades
+        columns = (trades.column(place) for place in range(4))
+        aged_bands(trades.leave, trades.weights, *columns, FORGOTTEN * HALF_LIFE_TRADES, self._sums)
+        found = threshold_from(
+            self._sums,
             floor=self._settings.min_confidence,
             previous=self.value,
             min_effective_n=self._settings.min_effective_n,

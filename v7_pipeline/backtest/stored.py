@@ -5,7 +5,10 @@ What a simulation is, engine.py says; live tables are never written here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,11 +20,16 @@ from v7_pipeline.backtest.labels import utc_index
 from v7_pipeline.backtest.prepared import STATES, Prepared
 from v7_pipeline.backtest.replay import SOURCE, refuse_foreign_rows
 from v7_pipeline.learning.performance import theory_performance
-from v7_pipeline.store import Store, conform
+from v7_pipeline.store import Store, arrow_frame
+from v7_pipeline.store.schema import PROVENANCE, table
 from v7_pipeline.theories import bayesian_win_rate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["keep", "readings_of"]
 
+_MARKS = {column.name for column in PROVENANCE}
 _MINUTE = timedelta(minutes=1)
 
 
@@ -49,30 +57,34 @@ def keep(target: Store, simulation: Simulation, readings: pd.DataFrame, *, run_i
     marks = {"source": SOURCE, "run_id": run_id, "code_version": __version__}
     target.migrate(__version__, simulation.instants[0].to_pydatetime())
     refuse_foreign_rows(target, run_id)
-    tables = {
-        "scans": _scans(simulation),
-        "llm_signals": simulation.signals,
-        "gated_signals": simulation.gated,
-        "outcomes": simulation.outcomes,
-        "win_rates": simulation.win_rates,
-        "confidence_thresholds": simulation.thresholds,
-        "theory_performance": _performance(simulation, readings),
+    tables: dict[str, Callable[[], pd.DataFrame]] = {
+        "llm_signals": lambda: simulation.signals,
+        "gated_signals": lambda: simulation.gated,
+        "outcomes": lambda: simulation.outcomes,
+        "theory_performance": lambda: _performance(simulation, readings),
+        "win_rates": lambda: simulation.win_rates,
+        "confidence_thresholds": lambda: simulation.thresholds,
+        "scans": lambda: _scans(simulation),
     }
-    with target.transaction() as tx:
-        for name, frame in tables.items():
+    # A table is made and checked while the one before it is written: DuckDB needs no Python for that.
+    with ThreadPoolExecutor(1) as making, target.transaction() as tx:
+        made = {name: making.submit(_made, name, frame, marks) for name, frame in tables.items()}
+        for name in tables:
             tx.execute(f"DELETE FROM {name}")
-            if len(frame):
-                tx.append(name, conform(name, frame, marks))
+            tx.append(name, made.pop(name).result())
+
+
+def _made(name: str, frame: Callable[[], pd.DataFrame], marks: Mapping[str, str]) -> pa.Table:
+    return arrow_frame(name, frame(), marks)
 
 
 def _performance(simulation: Simulation, readings: pd.DataFrame) -> pd.DataFrame:
     """What each theory said of each closed trade; none of a strategy that has no theories."""
     outcomes = simulation.outcomes
-    closed = outcomes[outcomes["outcome"] != "open"].merge(
-        simulation.signals[["signal_id", "features_as_of"]], on="signal_id"
-    )
+    signals = simulation.signals.loc[simulation.signals["side"].isin(("BUY", "SELL")), ["signal_id", "features_as_of"]]
+    closed = outcomes[outcomes["outcome"] != "open"].merge(signals, on="signal_id")
     if closed.empty or set(closed["strategy"]) != {"v7"}:
-        return closed.iloc[:0]
+        return pd.DataFrame(columns=[name for name in table("theory_performance").column_names if name not in _MARKS])
     read = closed[["signal_id", "symbol", "features_as_of"]].merge(
         readings, left_on=["symbol", "features_as_of"], right_on=["symbol", "as_of"]
     )

@@ -22,6 +22,7 @@ GATES: tuple[str, ...] = (
     "freshness", "halt", "budget", "calls", "plan", "confidence", "rate", "ftmo", "exposure",
 )  # fmt: skip
 
+_PLAIN = frozenset((str, int, bool, type(None)))  # what JSON knows as it is; a float may not be finite
 NO_INSTANT = np.iinfo(np.int64).min  # how numpy writes NaT as an integer
 
 
@@ -43,7 +44,8 @@ class GateResult:
 def result(gate: str, reasons: Iterable[str], **inputs: Any) -> GateResult:
     """A gate's answer: passed exactly when there is no reason against it."""
     codes = tuple(reasons)
-    return GateResult(gate, not codes, codes, {name: _plain(value) for name, value in inputs.items()})
+    plain = {name: value if type(value) in _PLAIN else _plain(value) for name, value in inputs.items()}
+    return GateResult(gate, not codes, codes, plain)
 
 
 def instant(value: Any, what: str) -> datetime | None:
@@ -60,7 +62,8 @@ def instant(value: Any, what: str) -> datetime | None:
 
 def require(frame: pd.DataFrame, columns: Iterable[str], what: str) -> None:
     """Refuse a frame that lacks a column; ValueError names it."""
-    missing = [name for name in columns if name not in frame.columns]
+    known = frame.columns
+    missing = [name for name in columns if name not in known]
     if missing:
         raise ValueError(f"{what} lack the column(s) {', '.join(missing)}")
 
@@ -86,6 +89,8 @@ def present(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """`value` as JSON knows it; a missing number is null, never 0."""
+    if type(value) is float:
+        return value if math.isfinite(value) else None
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     if isinstance(value, (np.floating, np.integer, np.bool_)):

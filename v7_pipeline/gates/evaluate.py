@@ -40,6 +40,7 @@ STATUSES = ("answered", "abstained", "skipped")
 # A trade is entered some minutes after its signal; its horizon runs from then.
 _TO_FILL = timedelta(minutes=15)
 _NO_TRADE: Mapping[str, Any] = {"risk_usd": 0.0, "margin_usd": 0.0}
+_JSON = json.JSONEncoder(sort_keys=True, allow_nan=False)
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -295,10 +296,8 @@ def _gate_one(row: dict[str, Any], size: Mapping[str, Any], tally: _Tally) -> di
         "as_of": tally.as_of,
         "side": side,
         **{f"{answer.gate}_ok": answer.passed for answer in answers},
-        "gate_inputs": json.dumps(
-            {a.gate: {**a.inputs, "reasons": list(a.reason_codes)} for a in answers if a.passed is not None},
-            sort_keys=True,
-            allow_nan=False,
+        "gate_inputs": _JSON.encode(
+            {a.gate: {**a.inputs, "reasons": list(a.reason_codes)} for a in answers if a.passed is not None}
         ),
         "gates_off": ",".join(gate for gate in GATES if gate in context.off),
         "reason_codes": ",".join(against),

@@ -1,4 +1,5 @@
-"""Every compiled loop of learning: block permutations of a hundred thousand outcomes, and 1,024 coalitions over them.
+"""Every compiled loop of learning: block permutations of a hundred thousand outcomes, 1,024 coalitions over them, and
+weights that change with every trade of a simulated year.
 
 Arrays go in, arrays are filled; no pandas, no names, no verdicts. Import it inside functions only.
 """
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["coalition_totals", "permuted_statistics", "statistics_of"]
+__all__ = ["aged_bands", "coalition_totals", "permuted_statistics", "statistics_of", "uniqueness_from"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -143,3 +144,68 @@ def coalition_totals(
             buys = (sums[c] > 0.0) & (sums[c] >= min_strength) & (ups[c] >= min_agreeing)
             sells = (sums[c] < 0.0) & (-sums[c] >= min_strength) & (downs[c] >= min_agreeing)
             totals[c] += (gain if buys else 0.0) + (loss if sells else 0.0)
+
+
+@_compiled(f"void({_F}, {_F}, int64, {_F})")
+def uniqueness_from(start: Floats, end: Floats, first: int, out: Floats) -> None:
+    """statistics.average_uniqueness of the intervals from place `first` on, among all that are given.
+
+    Whole minutes, of which `end` is not the interval's any more. out: one number for each interval from `first` on."""
+    low = start[0]
+    high = end[0]
+    for i in range(start.size):
+        low = min(low, start[i])
+        high = max(high, end[i])
+    active = np.zeros(int(high - low) + 1, np.int64)
+    for i in range(start.size):
+        active[int(start[i] - low)] += 1
+        active[int(end[i] - low)] -= 1
+    total = np.empty(active.size)  # of 1 ÷ concurrency up to each minute
+    count = 0
+    share = 0.0
+    for minute in range(active.size):
+        total[minute] = share
+        count += active[minute]
+        share += 1.0 / max(count, 1)
+    for i in range(first, start.size):
+        out[i - first] = (total[int(end[i] - low)] - total[int(start[i] - low)]) / (end[i] - start[i])
+
+
+@_compiled(f"void({_F}, {_F}, {_F}, {_F}, {_F}, {_F}, float64, {_F2})")
+def aged_bands(
+    leave: Floats,
+    weights: Floats,
+    kept: Floats,
+    band: Floats,
+    won: Floats,
+    break_even: Floats,
+    oldest: float,
+    out: Floats,
+) -> None:
+    """What the trades of each band of confidence are worth, their weights as statistics.halved has them.
+
+    Trades in the order of `leave`; `kept` is what a trade's weight leaves of all weights before it, `band` its band's
+    place. What more evidence than `oldest` came after counts for nothing. out: number, weight, weight of the wins and
+    weight × break_even of each band, in rows."""
+    out[:] = 0.0
+    later = 0.0  # the weight of what closed after the trade
+    same = 0.0  # and of what closed in its minute
+    left = 1.0  # of the trade's weight
+    left_after = 1.0
+    for i in range(leave.size - 1, -1, -1):
+        if i + 1 < leave.size and leave[i] != leave[i + 1]:
+            later += same
+            same = 0.0
+            left = left_after
+        if later > oldest:
+            break
+        same += weights[i]
+        left_after *= kept[i]
+        weight = weights[i] * left
+        if weight <= 0.0:
+            continue
+        place = int(band[i])
+        out[0, place] += 1.0
+        out[1, place] += weight
+        out[2, place] += weight * won[i]
+        out[3, place] += weight * break_even[i]

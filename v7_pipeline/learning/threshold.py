@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from math import nan
 
 import numpy as np
@@ -21,8 +22,10 @@ __all__ = [
     "RAISE_AT",
     "RETURN_AT",
     "LearntThreshold",
+    "band_edges",
     "break_even_rate",
     "learnt_threshold",
+    "threshold_from",
     "threshold_of",
 ]
 
@@ -163,36 +166,56 @@ def threshold_of(
     prior_beta: float = 1.0,
 ) -> LearntThreshold:
     """`learnt_threshold` from the wins and losses that count, as arrays, already weighted."""
-    bands = _bands(confidence, won, break_even, weights, floor)
-    return _step(bands, floor, previous, min_effective_n, prior_alpha, prior_beta)
-
-
-def _bands(
-    confidence: Floats, won: npt.NDArray[np.bool_], break_even: Floats, weights: Floats, floor: float
-) -> list[_Band]:
-    """The bands that have an outcome, lowest first, joined until more confidence wins at least as often."""
-    edges = _edges(floor)
+    edges = band_edges(floor)
     counted = weights > 0
     place = np.clip(np.searchsorted(edges, confidence[counted], side="right") - 1, 0, len(edges) - 2)
-    w, rungs = weights[counted], len(edges) - 1
+    w = weights[counted]
+    columns = None, w, w * won[counted], w * break_even[counted]
+    sums = np.array([np.bincount(place, column, minlength=len(edges) - 1) for column in columns], dtype=np.float64)
+    return threshold_from(
+        sums,
+        floor=floor,
+        previous=previous,
+        min_effective_n=min_effective_n,
+        prior_alpha=prior_alpha,
+        prior_beta=prior_beta,
+    )
 
-    def summed(values: Floats | None = None) -> Floats:
-        return np.bincount(place, values, minlength=rungs).astype(np.float64)
 
-    number, worth, wins, even = summed(), summed(w), summed(w * won[counted]), summed(w * break_even[counted])
+def threshold_from(
+    sums: Floats,
+    *,
+    floor: float,
+    previous: float | None,
+    min_effective_n: float,
+    prior_alpha: float = 1.0,
+    prior_beta: float = 1.0,
+) -> LearntThreshold:
+    """`learnt_threshold` from what lies in each of `band_edges`' bands.
+
+    sums, 4 × bands: the number of outcomes, their weight, the weight of those that won, and Σ weight × break_even.
+    """
+    return _step(_bands(sums, floor), floor, previous, min_effective_n, prior_alpha, prior_beta)
+
+
+def _bands(sums: Floats, floor: float) -> list[_Band]:
+    """The bands that have an outcome, lowest first, joined until more confidence wins at least as often."""
+    edges = band_edges(floor)
     bands: list[_Band] = []
-    for k in np.flatnonzero(number):
-        lost = float(worth[k] - wins[k])
-        bands.append(_Band(edges[k], edges[k + 1], float(wins[k]), lost, float(even[k] / worth[k]), int(number[k])))
+    for lower, upper, number, worth, wins, even in zip(edges[:-1], edges[1:], *sums.tolist(), strict=True):
+        if not number:
+            continue
+        bands.append(_Band(lower, upper, wins, worth - wins, even / worth, int(number)))
         while len(bands) > 1 and bands[-2].rate > bands[-1].rate:
             bands[-2:] = [bands[-2].joined(bands[-1])]
     return bands
 
 
-def _edges(floor: float) -> list[float]:
+@cache
+def band_edges(floor: float) -> tuple[float, ...]:
     """The bands' ends: the floor, the multiples of STEP above it, and 1."""
     rungs = [round(k * STEP, 2) for k in range(1, round(1 / STEP) + 1)]
-    return [floor, *(rung for rung in rungs if rung > floor + 1e-9)] if floor < 1 else [1.0, 1.0]
+    return (floor, *(rung for rung in rungs if rung > floor + 1e-9)) if floor < 1 else (1.0, 1.0)
 
 
 def _step(

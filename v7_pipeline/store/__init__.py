@@ -8,7 +8,7 @@ from __future__ import annotations
 from v7_pipeline.store.dictionary import data_dictionary
 from v7_pipeline.store.duckdb_store import Counts, Reader, Store, Transaction, open_store
 from v7_pipeline.store.errors import SchemaError, StoreBusy, StoreError, StoreFull
-from v7_pipeline.store.frames import arrow_rows, conform
+from v7_pipeline.store.frames import arrow_frame, arrow_rows, conform
 from v7_pipeline.store.identity import SignalId, parse_signal_id, signal_id
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "Transaction",
+    "arrow_frame",
     "arrow_rows",
     "conform",
     "data_dictionary",

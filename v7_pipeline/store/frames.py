@@ -17,7 +17,7 @@ from v7_pipeline.store import schema
 from v7_pipeline.store.errors import SchemaError
 from v7_pipeline.store.schema import Column, Table
 
-__all__ = ["arrow_rows", "check_instant", "conform", "from_arrow", "to_arrow"]
+__all__ = ["arrow_frame", "arrow_rows", "check_instant", "conform", "from_arrow", "to_arrow"]
 
 _UTC_US = pd.DatetimeTZDtype(unit="us", tz="UTC")
 _ARROW: dict[str, pa.DataType] = {
@@ -158,6 +158,52 @@ def to_arrow(table: Table, frame: pd.DataFrame) -> pa.Table:
     _check_provenance(table, frame)
     _check_key(table, frame)
     return pa.Table.from_arrays(arrays, names=list(table.column_names))
+
+
+def arrow_frame(table: str, frame: pd.DataFrame, constants: Mapping[str, str]) -> pa.Table:
+    """Many rows as an Arrow table of `table`, ready to be written: `conform` and `to_arrow` in one, in half their time.
+
+    `frame` has the table's columns in any order, with what `conform` would accept; `constants` those that have one text
+    in every row, all of its provenance among them. SchemaError as there.
+    """
+    declared = schema.table(table)
+    given = [*(name for name in frame.columns if name not in constants), *constants]
+    _check_names(declared, pd.DataFrame(columns=given), in_order=False)
+    missing = [column.name for column in schema.PROVENANCE if column.name not in constants]
+    if missing:
+        raise SchemaError(f"rows for table {table} need {_listed(missing)} as constants")
+    _check_provenance(declared, pd.DataFrame([constants]))
+    arrays = []
+    for column in declared.columns:
+        if column.name in constants:
+            arrays.append(pa.repeat(pa.scalar(constants[column.name], _ARROW[column.type]), len(frame)))
+            continue
+        values = frame[column.name]
+        text = column.type == "VARCHAR" and pd.api.types.is_object_dtype(values.dtype)
+        # Arrow refuses what is no text; whatever else may need converting goes the careful way.
+        arrays.append(_text(declared, column, values) if text else _careful(declared, column, values))
+    _check_numbers(declared, frame)
+    _check_key(declared, frame)
+    return pa.Table.from_arrays(arrays, names=list(declared.column_names))
+
+
+def _text(table: Table, column: Column, values: pd.Series) -> pa.Array:
+    try:
+        array = pa.array(values.to_numpy(object), from_pandas=True)  # Arrow's own guess: bytes would pass for text
+    except (pa.ArrowException, UnicodeError, TypeError) as error:
+        raise SchemaError(_mistyped(table, column, values, str(error))) from None
+    if pa.types.is_null(array.type):
+        array = array.cast(pa.string())
+    if not pa.types.is_string(array.type):
+        raise SchemaError(_mistyped(table, column, values, "not all values are text"))
+    if array.null_count and not column.nullable:
+        row = array.is_null().index(True).as_py()
+        raise SchemaError(f"{table.name}.{column.name} must not be missing, but is in row {row} of the frame")
+    return array
+
+
+def _careful(table: Table, column: Column, values: pd.Series) -> pa.Array:
+    return _checked(table, column, pd.Series(_shaped(table, column, values), name=column.name, copy=False))
 
 
 def arrow_rows(table: str, records: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import cache
 from typing import NamedTuple
 
 __all__ = ["SignalId", "parse_signal_id", "signal_id"]
@@ -34,11 +35,16 @@ def signal_id(strategy: str, symbol: str, as_of: datetime) -> str:
         raise ValueError(f"as_of {as_of.isoformat()} has no time zone; give it in UTC")
     if as_of.microsecond or getattr(as_of, "nanosecond", 0):
         raise ValueError(f"as_of {as_of.isoformat()} is not a whole second; a scan's instant is")
+    return f"{_head(strategy, symbol)}{as_of.astimezone(UTC).strftime(_INSTANT)}"
+
+
+@cache
+def _head(strategy: str, symbol: str) -> str:
     if not re.fullmatch(_STRATEGY, strategy):
         raise ValueError(f"strategy {strategy!r} must be lower-case letters, digits and _, such as v7")
     if not re.fullmatch(_SYMBOL, symbol):
         raise ValueError(f"symbol {symbol!r} must be BASE-QUOTE in capitals, such as BTC-USD")
-    return f"{strategy}-{symbol}-{as_of.astimezone(UTC).strftime(_INSTANT)}"
+    return f"{strategy}-{symbol}-"
 
 
 def parse_signal_id(text: str) -> SignalId:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from v7_pipeline.analyst import rules
 from v7_pipeline.analyst.base import AGGRESSIVE, CONSERVATIVE, Question
 from v7_pipeline.analyst.prompt import build_prompt
 from v7_pipeline.analyst.reply import parse_reply
@@ -145,6 +146,26 @@ def test_every_plan_holds_together_on_the_increment_and_pays_net_of_costs(
     assert net_reward_risk(plan["side"], entry, stop, target) >= reward_risk
     if price > 100 * increment:
         assert abs(entry / price - 1) < 0.005
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(_row, min_size=1, max_size=20), aggressive=st.booleans(),
+    weights=st.none() | st.fixed_dictionaries({name: st.floats(0.01, 3) for name in THEORY_NAMES}),
+    voice=st.floats(-1, 1),
+)  # fmt: skip
+def test_no_trade_is_overlooked_where_one_theory_is_not_known_yet(
+    rows: list[dict[str, float]], aggressive: bool, weights: dict[str, float] | None, voice: float
+) -> None:
+    name = "bayesian_win_rate"
+    frame = frame_of(*rows)
+    told = rules.may_trade(frame, unknown=name, aggressive=aggressive, weights=weights)
+    whole = frame.assign(**{f"{name}_vote": float(np.sign(voice)), f"{name}_score": abs(voice)})
+    trades = decided(whole, aggressive=aggressive, weights=weights)["side"].isin(("BUY", "SELL"))
+    assert not (trades & ~told).any()
+    # A row of silence is left out, else nothing would be saved.
+    silent = frame.assign(**{f"{other}_vote": 0.0 for other in THEORY_NAMES})
+    assert not rules.may_trade(silent, unknown=name, aggressive=aggressive).any()
 
 
 @settings(max_examples=30, deadline=None)

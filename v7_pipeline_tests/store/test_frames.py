@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from v7_pipeline.store import SchemaError, Store, conform
-from v7_pipeline.store.frames import to_arrow
+from v7_pipeline.store.frames import arrow_frame, to_arrow
 from v7_pipeline.store.schema import TABLES
 from v7_pipeline_tests.store.rows import make_rows
 
@@ -149,3 +149,34 @@ def test_conform_takes_what_pandas_makes_of_plain_rows() -> None:
 def test_text_that_is_no_unicode_is_refused_by_name(file_store: Store) -> None:
     frame = make_rows("llm_calls").assign(raw_reply="\ud800")
     assert "llm_calls.raw_reply cannot be stored" in refused(file_store, "llm_calls", frame)
+
+
+MARKS = {"source": "backtest", "run_id": "r", "code_version": "1"}
+
+
+@pytest.mark.parametrize("table", [table for table in TABLES if table != "schema_version"])
+def test_a_frame_in_one_step_is_what_conforming_and_checking_makes_of_it(table: str) -> None:
+    frame = make_rows(table, 5).drop(columns=list(MARKS))
+    plain = pd.DataFrame(frame.astype(object).where(frame.notna(), None).to_dict("records"))
+    for given in (frame, plain[plain.columns[::-1]]):
+        assert arrow_frame(table, given, MARKS).equals(to_arrow(TABLES[table], conform(table, given, MARKS)))
+
+
+def test_a_frame_in_one_step_refuses_what_the_careful_way_refuses() -> None:
+    frame = make_rows("gated_signals", 3).drop(columns=list(MARKS))
+    wrong = {
+        "side": [b"BUY", b"BUY", b"SELL"], "reason_codes": [1, 2, 3], "tier": ["LOW", 3, None],
+        "symbol": ["BTC-USD", None, "ETH-USD"], "quantity": [1.0, np.inf, 2.0], "accepted": ["yes", "no", "yes"],
+        "signal_id": ["a", "b", "a"],
+    }  # fmt: skip
+    for column, values in wrong.items():
+        with pytest.raises(SchemaError, match=column):
+            arrow_frame("gated_signals", frame.assign(**{column: values}), MARKS)
+    with pytest.raises(SchemaError, match="lacks tier"):
+        arrow_frame("gated_signals", frame.drop(columns="tier"), MARKS)
+    with pytest.raises(SchemaError, match="source must be one of"):
+        arrow_frame("gated_signals", frame, MARKS | {"source": "production"})
+    with pytest.raises(SchemaError, match="run_id must say"):
+        arrow_frame("gated_signals", frame, MARKS | {"run_id": " "})
+    with pytest.raises(SchemaError, match="need source as constants"):
+        arrow_frame("gated_signals", frame.assign(source="live"), {"run_id": "r", "code_version": "1"})
