@@ -60,6 +60,9 @@ def backtest(
         Literal["rules"] | None, typer.Option(help="Who decides what the ledger of --analyst replay does not hold.")
     ] = None,
     sample: Annotated[int, typer.Option(min=1, help="Instants at which a paid analyst is asked.")] = 24,
+    once: Annotated[
+        bool, typer.Option("--once", help="Do not ask a paid analyst again without the theories, as a baseline.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Draw the sample with it; without: evenly spread.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Pay without being asked.")] = False,
     fees: Annotated[str | None, typer.Option(help="A fee preset, such as ftmo-crypto. Default: V7_FEES.")] = None,
@@ -102,7 +105,7 @@ def backtest(
         raise UsageProblemError(str(error)) from None
     if fallback:
         chosen = chosen.model_copy(update={"replay_fallback": fallback})
-    paid = _Paid(sample, seed, yes)
+    paid = _Paid(sample, seed, yes, twice=compare and not once)
     made, tried = _run(chosen, configuration, sweep or [], paid, fresh=fresh, quiet=as_json)
     if as_json:
         typer.echo(made.data.read_text(encoding="utf-8"))
@@ -128,11 +131,15 @@ def _command(
 
 @dataclass(frozen=True)
 class _Paid:
-    """How a paid analyst is asked: at how many instants, drawn with which seed, and whether it is confirmed."""
+    """How a paid analyst is asked: at how many instants, drawn with which seed, and whether it is confirmed.
+
+    `twice`: without the theories, too.
+    """
 
     sample: int
     seed: int | None
     yes: bool
+    twice: bool
 
 
 def _run(
@@ -145,11 +152,12 @@ def _run(
     teller = RichTeller(out(stderr=quiet))
     try:
         tried = _sweep(source, settings, configuration, sweep, teller) if sweep else None
-        with _asked(settings, configuration, source, paid, teller) as (who, notes):
+        with _asked(settings, configuration, source, paid, teller) as (who, plain, notes):
             if fresh:
                 _forget(settings, configuration, who.name if who else "rules")
             chosen = replace(configuration, notes=notes)
-            return run_backtest(source, settings, chosen, analyst=who, on_progress=teller.progress), tried
+            made = run_backtest(source, settings, chosen, analyst=who, plain=plain, on_progress=teller.progress)
+            return made, tried
     finally:
         teller.finish()
 
@@ -157,19 +165,20 @@ def _run(
 @contextmanager
 def _asked(
     settings: Settings, configuration: Configuration, source: Store, paid: _Paid, teller: Any
-) -> Iterator[tuple[Analyst | None, tuple[str, ...]]]:
-    """Who decides, None for the rules, and what the page must say of them."""
-    from v7_pipeline.backtest.analysts import ledger_analyst, sampled_analyst
+) -> Iterator[tuple[Analyst | None, Analyst | None, tuple[str, ...]]]:
+    """Who decides, None for the rules; who decides without the theories; and what the page must say of them."""
+    from v7_pipeline.backtest.analysts import ledger_analyst, sampled_analyst, sampled_twice
     from v7_pipeline.backtest.replay import instants_of
 
     if configuration.analyst == "rules":
-        yield None, ()
+        yield None, None, ()
         return
     instants = instants_of(configuration.start, configuration.end, configuration.every)
     if configuration.analyst == "replay":
         from v7_pipeline.scan.runtime import build_runtime
 
-        yield ledger_analyst(source, build_runtime(settings).replay_analyst(source), instants, settings.symbols), ()
+        held = ledger_analyst(source, build_runtime(settings).replay_analyst(source), instants, settings.symbols)
+        yield held, None, ()
         return
     from v7_pipeline.cli_llm import marks_of, services
 
@@ -182,21 +191,24 @@ def _asked(
 
     with services(settings, [configuration.analyst]) as runtime:
         analyst = runtime.paid_analyst(configuration.analyst, marks_of(settings, "backtest"))
-        chosen = sampled_analyst(
-            source, analyst, instants, settings.symbols, n=paid.sample, seed=paid.seed, confirm=confirm
-        )
-        yield chosen, tuple(told)
+        how: Any = {"n": paid.sample, "seed": paid.seed, "confirm": confirm}
+        if paid.twice:
+            chosen, plain = sampled_twice(source, analyst, instants, settings.symbols, **how)
+            yield chosen, plain, tuple(told)
+        else:
+            yield sampled_analyst(source, analyst, instants, settings.symbols, **how), None, tuple(told)
 
 
 def _forget(settings: Settings, configuration: Configuration, who: str) -> None:
     """Delete the store of the same configuration; its pages are written anew in any case."""
     from v7_pipeline.backtest import backtest_id
+    from v7_pipeline.backtest.run import BESIDE
 
     own = configuration.strategies if who == "rules" else ("v7",)
     run_id = backtest_id(settings, **configuration.span, analyst=who, strategies=own)
-    place = settings.data_dir / "backtest" / f"{run_id}.duckdb"
-    place.unlink(missing_ok=True)
-    place.with_name(f"{place.name}.wal").unlink(missing_ok=True)
+    for end in (".duckdb", BESIDE):
+        for suffix in ("", ".wal"):
+            (settings.data_dir / "backtest" / f"{run_id}{end}{suffix}").unlink(missing_ok=True)
 
 
 def _sweep(source: Store, settings: Settings, configuration: Configuration, texts: list[str], teller: Any) -> Sweep:
@@ -248,6 +260,8 @@ def _show(made: Made, tried: Sweep | None, settings: Settings) -> None:
     mark = " — DEMO, a simulated market" if found.material.is_demo else ""
     title = f"# Backtest {made.run_id}{mark}\n\n{found.material.simulation.name}, {found.first:%Y-%m-%d %H:%M}Z … "
     console.print(Markdown(f"{title}{found.last:%Y-%m-%d %H:%M}Z, {made.scans} scans\n\n{made.verdict.markdown()}"))
+    for name, why in found.material.absent:
+        console.print(f"Not among the baselines is {name}: {why}.", highlight=False)
     for name in _SHOWN:
         if name in found.sections:
             console.print(_figures(name, found.sections[name]))

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from v7_pipeline.analyst.base import AGGRESSIVE, CONSERVATIVE, Answer, Mode
+from v7_pipeline.analyst.plain import plain_stated
 from v7_pipeline.analyst.prompt import Message, stated
 
 __all__ = ["ungrounded_against", "ungrounded_numbers"]
@@ -88,7 +89,8 @@ def ungrounded_numbers(reasoning: str, document: Mapping[str, Any], answer: Answ
     wrong = [found for found in _INSTANT.findall(text) if found.replace(" ", "T") not in as_of]
     claims = list(_claims(_INSTANT.sub(" ", text)))
     if claims:
-        facts = {*_facts(document), *_stated(str(document.get("mode"))), *_plan(answer, document)}
+        told = _stated(str(document.get("mode")), plain="candles" in document)
+        facts = {*_facts(document), *told, *_plan(answer, document)}
         wrong += [claim.text for claim in claims if not any(claim.fits(fact) for fact in facts)]
     return tuple(dict.fromkeys(wrong))
 
@@ -150,9 +152,10 @@ def _facts(value: Any) -> Iterator[Decimal]:
 
 
 @cache
-def _stated(mode: str) -> frozenset[Decimal]:
+def _stated(mode: str, *, plain: bool) -> frozenset[Decimal]:
     modes: dict[str, Mode] = {known.name: known for known in (CONSERVATIVE, AGGRESSIVE)}
-    return frozenset(_facts(stated(modes[mode]))) if mode in modes else frozenset()
+    says = plain_stated if plain else stated
+    return frozenset(_facts(says(modes[mode]))) if mode in modes else frozenset()
 
 
 def _plan(answer: Answer | None, document: Mapping[str, Any]) -> Iterator[Decimal]:

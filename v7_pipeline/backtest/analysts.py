@@ -1,6 +1,7 @@
 """Who decides in a backtest beside the rules: what the ledger holds of its instants, or a paid analyst on a sample.
 
-Both speak the Analyst protocol. Asking, paying and settling is analyst/'s; replaying scans is replay.py's.
+The paid one is asked at the same instants without the theories, too, where somebody wants the comparison. All speak
+the Analyst protocol. Asking, paying and settling is analyst/'s; replaying scans is replay.py's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from v7_pipeline.analyst.base import (
 )
 from v7_pipeline.analyst.cutoffs import Period, periods
 from v7_pipeline.analyst.deepseek import Asked, DeepSeekAnalyst, asked
+from v7_pipeline.analyst.plain import LOOK_BACK, WITHOUT_THEORIES, largest_plain_prompt, plain_prompt, without_theories
 from v7_pipeline.analyst.prices import Usage
 from v7_pipeline.analyst.prompt import Prompt, build_prompt, largest_prompt
 from v7_pipeline.analyst.replay import Held, ReplayAnalyst, held_answers, replayed
@@ -45,6 +47,7 @@ __all__ = [
     "sample_instants",
     "sample_name",
     "sampled_analyst",
+    "sampled_twice",
     "seed_of",
 ]
 
@@ -71,11 +74,13 @@ WHERE signal_id IN (SELECT unnest(?::VARCHAR[])) AND as_of >= ? AND as_of <= ? A
   AND finish_reason IS NOT NULL AND NOT regexp_matches(analyst, '{ASKED_AGAIN}')
 ORDER BY reserved_at, call_id, attempt
 """
-_USAGE = """
+_USAGE = f"""
 SELECT sum(prompt_tokens) AS prompt, sum(cache_hit_tokens) AS hit, sum(completion_tokens) AS completion
 FROM llm_calls WHERE model = ? AND parameters = ? AND status = 'settled' AND prompt_tokens IS NOT NULL
+  AND ends_with(analyst, '{WITHOUT_THEORIES}') = ?
 GROUP BY call_id ORDER BY max(reserved_at) DESC, call_id LIMIT ?
 """
+_CANDLE = ("open_time", "open", "high", "low", "close", "volume")
 
 
 # --- the ledger's answers -------------------------------------------------------------------
@@ -265,7 +270,8 @@ class Estimate:
     the same). `worst_usd`: the peak price, nothing cached, the longest prompt and answer, an attempt each; a retry or a
     repair reserves anew. `expected_usd` and its 95 % prediction interval are of what is not held, at today's price,
     from the `calls` newest calls of this model and these parameters in the ledger; missing where it has none (the
-    interval where it has one). `room_usd` is what the budgets hold now. `periods` label the sample's span.
+    interval where it has one). `room_usd` is what the budgets hold now. `periods` label the sample's span. `beside` is
+    what asking the same instants without the theories takes on top, None where they are asked once.
     """
 
     analyst: str
@@ -282,27 +288,44 @@ class Estimate:
     room_usd: float
     periods: tuple[Period, ...]
     contaminated: int
+    beside: Estimate | None = None
 
     @property
     def questions(self) -> int:
+        """Of one asking."""
         return self.instants * self.symbols
+
+    @property
+    def total_usd(self) -> float:
+        """What all of it may cost at most, with what is asked beside it."""
+        return self.worst_usd + (self.beside.worst_usd if self.beside else 0.0)
 
     @property
     def sentence(self) -> str:
         """All of it for the person who is to confirm."""
+        again = ""
+        if self.beside is not None:
+            again = (
+                f"; the same {self.questions:,} once more without the theories, as a baseline, {self.beside._costs}: "
+                f"${self.total_usd:.4f} at most for both"
+            )
+        short = "; what they do not hold is skipped" if self.total_usd > self.room_usd else ""
+        labels = ", ".join(f"{p.start:%Y-%m-%d} … {p.end:%Y-%m-%d} {p.label}" for p in self.periods)
+        return (
+            f"{self.analyst} ({self.model}) on {self.instants:,} of {self.of_instants:,} instants, {self.symbols} "
+            f"symbols: {self.questions:,} questions, {self._costs}{again}; the budgets hold ${self.room_usd:.4f} "
+            f"now{short}. Of the instants {self.contaminated:,} count as contaminated by the model's training "
+            f"({labels})"
+        )
+
+    @property
+    def _costs(self) -> str:
         if self.expected_usd is None:
             expected = "what it is likely to cost is not known, the ledger has no call of this model yet"
         else:
             between = "" if self.lower_usd is None else f" (95 % in ${self.lower_usd:.4f} … ${self.upper_usd:.4f})"
             expected = f"${self.expected_usd:.4f} expected{between}, by {self.calls} calls of the ledger"
-        short = "; what they do not hold is skipped" if self.worst_usd > self.room_usd else ""
-        labels = ", ".join(f"{p.start:%Y-%m-%d} … {p.end:%Y-%m-%d} {p.label}" for p in self.periods)
-        return (
-            f"{self.analyst} ({self.model}) on {self.instants:,} of {self.of_instants:,} instants, {self.symbols} "
-            f"symbols: {self.questions:,} questions, {self.held:,} of them answered before: ${self.worst_usd:.4f} at "
-            f"most, {expected}; the budgets hold ${self.room_usd:.4f} now{short}. Of the instants "
-            f"{self.contaminated:,} count as contaminated by the model's training ({labels})"
-        )
+        return f"{self.held:,} of them answered before: ${self.worst_usd:.4f} at most, {expected}"
 
 
 #: Asked with the estimate before anything is sent; True lets it begin.
@@ -344,20 +367,20 @@ def estimate(
     symbols: Sequence[str],
     *,
     of_instants: int | None = None,
+    plain: bool = False,
 ) -> Estimate:
     """What asking `analyst` on `chosen` takes, as of its clock; sends nothing and writes nothing.
 
-    `store` is the ledger's. UnknownPriceError where the model has no price now.
+    `store` is the ledger's. `plain`: asked without the theories; where the ledger has no such call, those with them say
+    what to expect. UnknownPriceError where the model has no price now.
     """
-    mine, parameters, now = _in_backtests(analyst), analyst.parameters.text, analyst.asked_at
+    mine, parameters, now = _in_backtests(analyst, plain=plain), analyst.parameters.text, analyst.asked_at
     answered = _answered(store, mine.model, parameters, chosen, mine.name)
     held = sum((symbol, as_of) in answered for as_of in chosen for symbol in symbols)
     questions = len(chosen) * len(symbols)
-    longest = Asked("", "", now, largest_prompt().messages, largest_prompt().version)
-    costs = [
-        mine.priced(Usage(int(row["prompt"]), int(row["hit"]), int(row["completion"])))
-        for row in store.rows(_USAGE, (mine.model, parameters, NEWEST_CALLS))
-    ]
+    largest = largest_plain_prompt() if plain else largest_prompt()
+    longest = Asked("", "", now, largest.messages, largest.version)
+    costs = _past_costs(store, mine, plain=plain) or (_past_costs(store, mine, plain=False) if plain else [])
     expected, lower, upper = _expected(costs, questions - held)
     labels = periods(mine.model, now, min(chosen), max(chosen) + MINUTE)
     return Estimate(
@@ -384,6 +407,9 @@ class SampledAnalyst:
     Questions go through the ledger under the analyst's name and -backtest: reserved and settled under the budgets of
     today, the replayed time costing nothing. What that name, or a scan, was asked word for word before is answered from
     the ledger, unusable replies included. Above `cap_usd`, which was confirmed, nothing more is begun: NOT_CONFIRMED.
+
+    `plain`: asked without the theories (analyst/plain.py), told the candles of `store` that were closed by then, under
+    the analyst's name and -without-theories.
     """
 
     def __init__(
@@ -394,10 +420,11 @@ class SampledAnalyst:
         *,
         cap_usd: float,
         seed: int | None = None,
+        plain: bool = False,
     ) -> None:
-        self._store, self._analyst = store, _in_backtests(analyst)
+        self._store, self._analyst, self._plain = store, _in_backtests(analyst, plain=plain), plain
         self._chosen, self._cap, self._spent = frozenset(chosen), cap_usd, 0.0
-        self.name = sample_name(analyst.name, len(self._chosen), seed)
+        self.name = sample_name(without_theories(analyst.name) if plain else analyst.name, len(self._chosen), seed)
 
     @property
     def worst_case_usd(self) -> float:
@@ -415,7 +442,7 @@ class SampledAnalyst:
         found = {q.signal_id: self._skipped(q, NOT_SAMPLED) for q in questions if q.as_of not in self._chosen}
         sampled = [question for question in questions if question.signal_id not in found]
         if sampled:
-            words = {question.signal_id: asked(question) for question in sampled}
+            words = {question.signal_id: self._words(question) for question in sampled}
             held = self._held(words)
             found |= {
                 signal_id: replayed(signal_id, Prompt(one.messages, one.prompt_version), held[signal_id], self.name)
@@ -424,6 +451,15 @@ class SampledAnalyst:
             }
             found |= self._asked_now([q for q in sampled if q.signal_id not in found], words)
         return [found[question.signal_id] for question in questions]
+
+    def _words(self, question: Question) -> Asked:
+        if not self._plain:
+            return asked(question)
+        span = {"start": question.as_of - LOOK_BACK - MINUTE, "end": question.as_of}
+        prompt = plain_prompt(
+            question, self._store.read("candles", **span, symbols=(question.symbol,), columns=_CANDLE)
+        )
+        return Asked(question.signal_id, question.symbol, question.as_of, prompt.messages, prompt.version)
 
     def _held(self, words: Mapping[str, Asked]) -> dict[str, Held]:
         """What the ledger has on these very words, by signal_id; from an earlier backtest first, then from a scan."""
@@ -474,16 +510,53 @@ def sampled_analyst(
     """
     chosen = sample_instants(instants, n, seed=seed)
     told = estimate(store, analyst, chosen, symbols, of_instants=len(instants))
-    if not confirm(told):
-        raise AnalystError(
-            f"nothing was asked of {analyst.name}: ${told.worst_usd:.4f} at most was not confirmed; confirm it (--yes) "
-            f"or choose a smaller sample"
-        )
+    _confirmed(analyst, told, confirm)
     return SampledAnalyst(store, analyst, chosen, cap_usd=told.worst_usd, seed=seed)
 
 
-def _in_backtests(analyst: DeepSeekAnalyst) -> DeepSeekAnalyst:
-    return analyst.named(f"{analyst.name}-backtest")
+def sampled_twice(
+    store: Store,
+    analyst: DeepSeekAnalyst,
+    instants: Sequence[datetime],
+    symbols: Sequence[str],
+    *,
+    n: int,
+    confirm: Confirm,
+    seed: int | None = None,
+) -> tuple[SampledAnalyst, SampledAnalyst]:
+    """`sampled_analyst`, and the same at the same instants without the theories; `confirm` is told what both take.
+
+    Each stays below its own part of what was confirmed.
+    """
+    chosen = sample_instants(instants, n, seed=seed)
+    told = estimate(store, analyst, chosen, symbols, of_instants=len(instants))
+    plainly = estimate(store, analyst, chosen, symbols, of_instants=len(instants), plain=True)
+    _confirmed(analyst, replace(told, beside=plainly), confirm)
+    return (
+        SampledAnalyst(store, analyst, chosen, cap_usd=told.worst_usd, seed=seed),
+        SampledAnalyst(store, analyst, chosen, cap_usd=plainly.worst_usd, seed=seed, plain=True),
+    )
+
+
+def _confirmed(analyst: DeepSeekAnalyst, told: Estimate, confirm: Confirm) -> None:
+    if not confirm(told):
+        raise AnalystError(
+            f"nothing was asked of {analyst.name}: ${told.total_usd:.4f} at most was not confirmed; confirm it (--yes) "
+            f"or choose a smaller sample"
+        )
+
+
+def _in_backtests(analyst: DeepSeekAnalyst, *, plain: bool = False) -> DeepSeekAnalyst:
+    return analyst.named(without_theories(analyst.name) if plain else f"{analyst.name}-backtest")
+
+
+def _past_costs(store: Store, analyst: DeepSeekAnalyst, *, plain: bool) -> list[float]:
+    """What the newest calls with or without the theories would cost at today's price, in USD."""
+    which = (analyst.model, analyst.parameters.text, plain, NEWEST_CALLS)
+    return [
+        analyst.priced(Usage(int(row["prompt"]), int(row["hit"]), int(row["completion"])))
+        for row in store.rows(_USAGE, which)
+    ]
 
 
 def _expected(costs: Sequence[float], k: int) -> tuple[float | None, float | None, float | None]:

@@ -249,25 +249,30 @@ def _differing(one: Simulation, other: Simulation) -> int:
 # --- the analyst without the theories -------------------------------------------------------
 
 
-def analyst_without_theories(
-    settings: Settings, simulate: Callable[[Settings, str], Simulation], candles: pd.DataFrame
-) -> Baseline:
-    """The language model asked without any theory's reading, where calls allow.
+def analyst_without_theories(found: Simulation, own: Simulation, candles: pd.DataFrame) -> Baseline:
+    """What the language model of `own` came to at the same instants without any theory: `found`, a replay of its own.
 
-    `simulate(settings, name)` asks it, with the cost estimated and confirmed before, by a prompt of its own: v7's tells
-    the model to HOLD unless theories agree, so that leaving them out of it would only buy HOLDs. BacktestError where
-    there is no model to ask or no key.
+    How often it answered and decided otherwise is told of the instants at which both were asked.
     """
-    if settings.analyst_name in ("rules", "replay"):
-        raise BacktestError(
-            f"the analyst without theories needs a language model to ask, and {settings.analyst_name} is none; set "
-            "DEEPSEEK_API_KEY, or leave this baseline out"
-        )
-    if settings.analyst_name == "deepseek" and settings.deepseek_api_key is None:
-        raise BacktestError("the analyst without theories asks deepseek, which has no key; set DEEPSEEK_API_KEY")
+    asked = ~found.signals["status_reason"].isin(_NOT_ASKED)
+    answered = asked & (found.signals["status"] == "answered")
+    trades = int((answered & found.signals["side"].isin(("BUY", "SELL"))).sum())
+    both = _asked_of(own).merge(_asked_of(found), on=["symbol", "as_of"], suffixes=("_own", "_plain"))
+    other = int((both["side_own"].fillna("") != both["side_plain"].fillna("")).sum())
     return as_baseline(
-        simulate(settings, f"{settings.analyst_name} without theories"),
-        "The same language model at the same instants, told the price but no theory's reading: what v7 has more than "
-        "this is what the theories were worth to it.",
+        found,
+        "The same language model at the same instants with the same task, account and plan, told the candles of four "
+        "hours instead of the theories: what v7 has more than this is what the theories were worth to it. "
+        f"{int(asked.sum()):,} questions, {int(answered.sum()):,} answered, {trades:,} BUY or SELL; of "
+        f"{len(both):,} that both were asked {other:,} were decided otherwise.",
         candles,
     )
+
+
+def _asked_of(simulation: Simulation) -> pd.DataFrame:
+    signals = simulation.signals
+    return signals.loc[~signals["status_reason"].isin(_NOT_ASKED), ["symbol", "as_of", "side"]]
+
+
+# Instants outside the sample, and what the confirmed sum did not hold.
+_NOT_ASKED = ("NOT_SAMPLED", "NOT_CONFIRMED")

@@ -53,7 +53,7 @@ class Material:
     candles: symbol, open_time, open, high, low, close. readings: theory_features rows (symbol, as_of, p_bear,
     p_sideways, p_bull and, for attribution, each theory's vote and score), None where there are none. attribution:
     theory_attribution rows of one instant, None to have them reckoned from the readings. `command` made the backtest;
-    `no_random_entry` says why there is none;
+    `no_random_entry` says why there is none; `absent` has the baselines that are not there, each with the reason;
     `notes` are further sentences for the verdict, such as what a model may have read of the span.
     """
 
@@ -69,6 +69,7 @@ class Material:
     random_entry: RandomEntry | None = None
     no_random_entry: str = ""
     notes: tuple[str, ...] = ()
+    absent: tuple[tuple[str, str], ...] = ()
     trials: Trials | None = None
     command: str = ""
 

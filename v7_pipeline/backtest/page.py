@@ -94,6 +94,7 @@ def as_json(found: Figures, *, indent: int | None = 1) -> str:
             }
             for one in found.rivals
         ],
+        "absent_baselines": [{"name": name, "why": why} for name, why in told.absent],
         "random_entry": None
         if drawn is None
         else {k: v for k, v in asdict(drawn).items() if k not in ("mean_r", "net_usd")},

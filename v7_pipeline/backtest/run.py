@@ -15,7 +15,7 @@ from typing import Any
 
 from v7_pipeline import __version__
 from v7_pipeline.analyst.base import Analyst
-from v7_pipeline.backtest.baselines import all_baselines, as_baseline
+from v7_pipeline.backtest.baselines import all_baselines, analyst_without_theories, as_baseline
 from v7_pipeline.backtest.comparison import Baseline, RandomEntry, Simulation, Trials
 from v7_pipeline.backtest.deciders import STRATEGIES, decider_of
 from v7_pipeline.backtest.engine import simulate
@@ -32,11 +32,14 @@ from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store, open_store
 from v7_pipeline.trades import FEE_PRESETS
 
-__all__ = ["COMPARED_STAGE", "Configuration", "Made", "days", "run_backtest", "trial_store"]
+__all__ = ["BESIDE", "COMPARED_STAGE", "Configuration", "Made", "days", "run_backtest", "trial_store"]
 
 OnProgress = Callable[[str, int, int], None]
 
 COMPARED_STAGE = "compared"
+WITHOUT_THEORIES = "the analyst without theories"
+#: What ends the name of the store in which the analyst without the theories is replayed.
+BESIDE = ".without-theories.duckdb"
 
 
 @dataclass(frozen=True)
@@ -123,14 +126,16 @@ def run_backtest(
     configuration: Configuration,
     *,
     analyst: Analyst | None = None,
+    plain: Analyst | None = None,
     now: datetime | None = None,
     on_progress: OnProgress | None = None,
 ) -> Made:
     """Backtest the configuration over the candles of `source`; store, page and JSON go into the backtest folder.
 
     With the rules all scans are simulated at once; any other `analyst` is asked scan by scan (`replay`), and goes on
-    where it stopped. The same configuration has the same id and the same bytes; its pages are written anew. Each
-    configuration that is simulated, baselines among them, is counted as a trial. Ctrl-C while baselines are simulated
+    where it stopped. `plain` is that analyst without the theories: a baseline, replayed in the same way into a store
+    beside. The same configuration has the same id and the same bytes; its pages are written anew. Each configuration
+    that is simulated, baselines among them, is counted as a trial. Ctrl-C while baselines are simulated
     ends the comparison with those that are there. Raises BacktestError with one sentence for what cannot be replayed.
     """
     chosen = configuration.settings(settings)
@@ -154,8 +159,11 @@ def run_backtest(
         else:
             result = replay(source, target, chosen, **configuration.span, analyst=analyst, on_progress=on_progress)
             kept, what = result.kept, material(target, chosen, command=configuration.command)
-    what = replace(what, notes=(*configuration.notes, *_who_answered(what)))
-    what, interrupted = _compared(source, given, what, configuration, settings, now or datetime.now(UTC), on_progress)
+    what = replace(what, notes=(*configuration.notes, *_who_answered(what)), absent=_absent(configuration, plain))
+    again = _again(source, chosen, configuration, plain, folder / f"{run_id}{BESIDE}", on_progress)
+    what, interrupted = _compared(
+        source, given, what, configuration, settings, now or datetime.now(UTC), on_progress, again
+    )
     found = figures(what)
     page, data = write_report(found, folder, run_id)
     return Made(run_id, found, verdict(found), page, data, place, len(given.scans), kept, interrupted)
@@ -167,6 +175,42 @@ def _who_answered(what: Material) -> tuple[str, ...]:
     if len(set(counts.index.get_level_values("analyst"))) < 2:
         return ()
     return ("Decisions: " + ", ".join(f"{n:,} {status} by {who}" for (who, status), n in counts.items()) + ".",)
+
+
+def _absent(configuration: Configuration, plain: Analyst | None) -> tuple[tuple[str, str], ...]:
+    """The baselines that this configuration cannot have, and why."""
+    if plain is not None or not configuration.compare:
+        return ()
+    strategy, analyst = configuration.strategies[0], configuration.analyst
+    if strategy != "v7":
+        why = f"{strategy} asks no language model"
+    elif analyst == "rules":
+        why = "the rules decided and no language model; with a key, --analyst deepseek asks one with them and without"
+    elif analyst == "replay":
+        why = "the ledger's answers were given with the theories; only --analyst deepseek asks without them"
+    else:
+        why = f"{analyst} was asked with the theories only (--once)"
+    return ((WITHOUT_THEORIES, why),)
+
+
+def _again(
+    source: Store,
+    settings: Settings,
+    configuration: Configuration,
+    plain: Analyst | None,
+    place: Path,
+    on_progress: OnProgress | None,
+) -> Callable[[], Simulation] | None:
+    """The replay in which `plain` decides; it goes on where it stopped. None where nobody is to be asked."""
+    if plain is None or not configuration.compare:
+        return None
+
+    def replayed() -> Simulation:
+        with closing(open_store(f"duckdb:{place}", wait_s=settings.store_wait_s)) as target:
+            replay(source, target, settings, **configuration.span, analyst=plain, on_progress=on_progress)
+            return material(target, settings, name=f"{configuration.analyst} without theories").simulation
+
+    return replayed
 
 
 def _simulated(
@@ -205,6 +249,7 @@ def _compared(
     settings: Settings,
     now: datetime,
     on_progress: OnProgress | None,
+    again: Callable[[], Simulation] | None,
 ) -> tuple[Material, bool]:
     """The material with baselines, random entries and the count of trials, and whether Ctrl-C cut them short."""
     own, run_id = what.simulation, what.run_id
@@ -222,6 +267,10 @@ def _compared(
         record(mine)
         with suppress(KeyboardInterrupt):
             found += _others(source, given, own, configuration, record)
+            if again is not None:
+                plainly = again()
+                record(trial_of(plainly, venue=venue, strategy=strategy, analyst=f"{analyst}-without-theories"))
+                found.append(analyst_without_theories(plainly, own, given.candles))
             if configuration.compare:
                 found += all_baselines(_rules(given, record), own, given.candles, on_progress=on_progress)
             done = True

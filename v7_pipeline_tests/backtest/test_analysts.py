@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from v7_pipeline.analyst.costs import costs
 from v7_pipeline.analyst.cutoffs import UNKNOWN
 from v7_pipeline.analyst.deepseek import DeepSeekAnalyst
 from v7_pipeline.analyst.ledger import Ledger
+from v7_pipeline.analyst.plain import plain_version
+from v7_pipeline.analyst.prompt import prompt_version
 from v7_pipeline.analyst.replay import ReplayAnalyst
 from v7_pipeline.analyst.rules import RulesAnalyst
 from v7_pipeline.analyst.wire import Parameters
@@ -32,8 +35,10 @@ from v7_pipeline.backtest.analysts import (
     sample_instants,
     sample_name,
     sampled_analyst,
+    sampled_twice,
     seed_of,
 )
+from v7_pipeline.backtest.run import Configuration, _absent, run_backtest
 from v7_pipeline.scan.run import run_scan
 from v7_pipeline.store import Store, open_store, signal_id
 from v7_pipeline_tests.analyst.conftest import (
@@ -46,6 +51,7 @@ from v7_pipeline_tests.analyst.conftest import (
     question,
     readings,
 )
+from v7_pipeline_tests.backtest.conftest import START, holding, settings_of, simulated
 
 SYMBOLS = ("BTC-USD", "ETH-USD")
 INSTANTS = [AS_OF + timedelta(minutes=2 * place) for place in range(6)]
@@ -306,6 +312,102 @@ def test_a_backtest_on_a_sample_asks_once_and_never_again(
     )
     assert {row["source"] for row in calls(runtime.store)} == {"backtest"}
     assert {row["analyst"] for row in runtime.store.rows("SELECT analyst FROM llm_signals")} == {"rules"}
+
+
+# --- the same instants without the theories -------------------------------------------------
+
+
+def twice(store: Store, paid: DeepSeekAnalyst, **changes: Any) -> tuple[SampledAnalyst, SampledAnalyst]:
+    return sampled_twice(store, paid, INSTANTS, SYMBOLS, **({"n": 3, "confirm": lambda told: True} | changes))
+
+
+def test_what_both_askings_take_is_told_and_confirmed_before_either(store: Store, sandbox: Any) -> None:
+    told: list[Estimate] = []
+    sent = requests(sandbox)
+    with pytest.raises(AnalystError, match=r"nothing was asked of deepseek: \$0\.\d+ at most was not confirmed") as e:
+        twice(store, paying(store, sandbox.url), confirm=lambda one: told.append(one))
+    assert requests(sandbox) == sent and not calls(store)
+    (one,) = told
+    assert one.beside is not None and one.total_usd == one.worst_usd + one.beside.worst_usd
+    assert 0 < one.beside.worst_usd < one.worst_usd, "the prompt without them is shorter"
+    assert f"${one.total_usd:.4f} at most" in str(e.value) and f"${one.total_usd:.4f} at most for both" in one.sentence
+    assert "the same 6 once more without the theories" in one.sentence
+
+
+def test_without_the_theories_the_sample_is_paid_for_once_and_below_what_was_told(store: Store, sandbox: Any) -> None:
+    told: list[Estimate] = []
+    paid = paying(store, sandbox.url)
+    sent = requests(sandbox)
+    own, plain = twice(store, paid, confirm=lambda one: told.append(one) or True)
+    assert plain.name == "deepseek-without-theories-sample-3" != own.name
+    with_them, without = own.decide(asked(), now=NOW), plain.decide(asked(), now=NOW)
+    assert requests(sandbox) == sent + 12
+    assert [d.status_reason for d in without] == [d.status_reason for d in with_them]
+    assert {d.prompt_version for d in without if d.answer} == {plain_version()}
+    assert {d.ungrounded for d in without if d.answer} == {()}
+    rows = [row for row in calls(store) if row["analyst"] == "deepseek-without-theories"]
+    assert len(rows) == 6 and not any("price_momentum" in row["prompt"] for row in rows)
+    spent = sum(row["cost_usd"] for row in rows)
+    assert 0 < spent == pytest.approx(plain.spent_usd) and spent <= told[0].beside.worst_usd  # type: ignore[union-attr]
+    assert own.spent_usd + plain.spent_usd <= told[0].total_usd
+
+    _, again = twice(store, paid, confirm=lambda one: told.append(one) or True)
+    assert [d.answer for d in again.decide(asked(), now=NOW)] == [d.answer for d in without]
+    assert requests(sandbox) == sent + 12 and again.spent_usd == 0.0
+    assert (told[1].held, told[1].beside.held) == (6, 6)  # type: ignore[union-attr]
+    # A longer sample is expected to cost what such calls cost, each kind by its own.
+    longer = [estimate(store, paid, INSTANTS, SYMBOLS, plain=plain) for plain in (False, True)]
+    assert [one.calls for one in longer] == [6, 6]
+    assert [one.expected_usd for one in longer] == pytest.approx([own.spent_usd, plain.spent_usd])
+    # No scan, no replay and no regime ever takes such an answer for a decision.
+    assert missing_answers(store, replayer(store), INSTANTS, SYMBOLS) is not None
+
+
+def test_a_backtest_has_the_analyst_without_theories_among_its_baselines(
+    tmp_path: Path, sandbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the question over HTTP to the page: with its n, for nothing the second time, and no row of v7's own."""
+    monkeypatch.setattr(
+        "v7_pipeline.backtest.run.all_baselines", lambda *given, **more: []
+    )  # they are tested by theirs
+    source, settings = holding(tmp_path / "source.duckdb", simulated()), settings_of(home=tmp_path / "home")
+    end = START + 2 * EVERY
+    configuration = Configuration(START, end, EVERY, analyst="deepseek", command="test")
+    sent, made = requests(sandbox), []
+    for _ in range(2):
+        own, plain = sampled_twice(
+            source, paying(source, sandbox.url), [START, START + EVERY], settings.symbols, n=1, confirm=lambda _: True
+        )
+        made.append(run_backtest(source, settings, configuration, analyst=own, plain=plain, now=NOW))
+    assert requests(sandbox) == sent + 2 * len(settings.symbols), "nothing was asked twice"
+    found = {one.name: one for one in made[0].figures.rivals}["deepseek without theories"]
+    assert found.items["total_return"].n == 1 and "2 questions, 2 answered" in found.meaning
+    told = json.loads(made[0].data.read_text(encoding="utf-8"))
+    assert "deepseek without theories" in [one["name"] for one in told["baselines"]] and told["absent_baselines"] == []
+    assert "deepseek without theories" in made[0].page.read_text(encoding="utf-8")
+    assert any("deepseek without theories" in line for line in made[0].verdict.lines)
+    assert made[0].data.read_bytes() == made[1].data.read_bytes() and made[1].kept == 2
+    signals = made[0].figures.material.simulation.signals
+    assert set(signals["prompt_version"].dropna()) == {prompt_version()}
+    trials = open_store(f"duckdb:{settings.data_dir / 'backtest' / 'trials.duckdb'}")
+    assert "deepseek without theories" in set(trials.query("SELECT name FROM backtest_trials")["name"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, "the rules decided and no language model"),
+        ({"strategies": ("v6",)}, "v6 asks no language model"),
+        ({"analyst": "replay"}, "the ledger's answers were given with the theories"),
+        ({"analyst": "deepseek"}, "asked with the theories only (--once)"),
+    ],
+)
+def test_where_it_is_not_asked_the_report_says_why_in_one_sentence(changes: dict[str, Any], why: str) -> None:
+    configuration = Configuration(START, START + EVERY, EVERY, **changes)
+    ((name, told),) = _absent(configuration, None)
+    assert name == "the analyst without theories" and why in told and "\n" not in told
+    assert _absent(replace(configuration, compare=False), None) == ()
+    assert _absent(configuration, RulesAnalyst()) == ()
 
 
 # --- which instants -------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -224,16 +224,22 @@ def test_momentum_that_never_speaks_is_told(candles: pd.DataFrame) -> None:
     assert found.trades.empty and found.meaning.endswith("It never did so here.")
 
 
-def test_the_analyst_without_theories_refuses_where_nobody_can_be_asked(candles: pd.DataFrame) -> None:
-    def never(settings: Settings, name: str) -> Simulation:
-        raise AssertionError("nobody is to be asked")
+def test_the_analyst_without_theories_says_how_often_it_was_asked_and_decided_otherwise(candles: pd.DataFrame) -> None:
+    own = strategy(candles, [], settings_of(), name="v7")
 
-    for changes in ({"analyst": "rules"}, {"analyst": "deepseek"}, {"analyst": "auto"}):
-        with pytest.raises(BacktestError, match="DEEPSEEK_API_KEY"):
-            analyst_without_theories(settings_of(**changes), never, candles)
-    keyed: Any = settings_of(analyst="auto", deepseek_api_key="a key")
-    found = analyst_without_theories(keyed, lambda s, name: strategy(candles, [], s, name=name), candles)
-    assert found.name == "deepseek without theories"
+    def answered(*rows: tuple[str, str | None, str | None]) -> Simulation:
+        frame = pd.DataFrame(rows, columns=["status", "status_reason", "side"])
+        times = pd.date_range("2026-03-02", periods=len(rows), freq="2min", tz="UTC")
+        return replace(own, name="deepseek without theories", signals=frame.assign(symbol="BTC-USD", as_of=times))
+
+    outside = ("skipped", "NOT_SAMPLED", None)
+    with_them = answered(("answered", None, "BUY"), ("answered", None, "HOLD"), ("answered", None, "HOLD"), outside)
+    without = answered(("answered", None, "HOLD"), ("answered", None, "HOLD"), ("abstained", "TIMEOUT", None), outside)
+    found = analyst_without_theories(without, with_them, candles)
+    assert found.name == "deepseek without theories" and found.trades.empty
+    assert (
+        "3 questions, 2 answered, 0 BUY or SELL; of 3 that both were asked 2 were decided otherwise." in found.meaning
+    )
 
 
 def test_a_symbol_without_candles_is_named(candles: pd.DataFrame) -> None:
