@@ -258,6 +258,9 @@ class Settings(BaseSettings):
     retention_delivery_days: int = Field(
         90, ge=1, description="d; what became of an alert at each destination is kept for this long, the alert for ever"
     )
+    retention_backtests: int = Field(
+        50, ge=1, description="backtests; the newest ones keep their store, page and figures, the count of trials stays"
+    )
     log_json: bool = Field(False, description="one JSON object a line in every log, for programs that collect them")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),

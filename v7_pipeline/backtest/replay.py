@@ -39,7 +39,8 @@ _WITHOUT_EFFECT = frozenset(
         "dashboard_port", "sandbox_port", "sandbox_seed", "scan_cron", "max_run_s", "in_flight_bound_s", "alert_urls",
         "alert_window_min", "alert_quiet", "alert_zone", "alert_summary_at", "alert_stale_s", "alert_skipped_ticks",
         "watchdog_after_s", "store_linger_s", "repair_days", "retention_run_days", "retention_day_days",
-        "retention_tick_days", "retention_prompt_days", "retention_delivery_days", "log_json", "coingecko_api_key",
+        "retention_tick_days", "retention_prompt_days", "retention_delivery_days", "retention_backtests", "log_json",
+        "coingecko_api_key",
         "analyst", "analysts_file", "breaker_failures", "breaker_rest_s", "breaker_fallback", "strategies",
     }
 )  # fmt: skip

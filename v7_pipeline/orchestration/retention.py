@@ -1,6 +1,7 @@
 """What is kept of Dagster's own records, so that disk use levels off: old runs go with all that they left behind.
 
-Of the store only words of old calls and deliveries of old alerts go (scan/forget.py); facts stay.
+Of the store only words of old calls and deliveries of old alerts go (scan/forget.py); facts stay. Of backtests the
+newest are kept (backtest/kept.py).
 """
 
 # No postponed annotations here: Dagster reads those of its decorated functions as they are.
@@ -11,12 +12,13 @@ from typing import Any
 
 import dagster as dg
 
+from v7_pipeline.orchestration.assets.backtest_report import BACKTEST_REPORT
 from v7_pipeline.orchestration.jobs import BACKFILL_JOB, SCAN_JOB
 from v7_pipeline.orchestration.logger import JSON_CONFIG
 from v7_pipeline.scan.forget import forget_deliveries, forget_prompts
 from v7_pipeline.scan.runtime import Runtime
 
-__all__ = ["build_retention", "newest_runs", "prune_runs", "prune_shards", "prune_ticks"]
+__all__ = ["build_retention", "linked_backtests", "newest_runs", "prune_runs", "prune_shards", "prune_ticks"]
 
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _PARTITION = "dagster/partition"
@@ -85,6 +87,13 @@ def prune_ticks(instance: dg.DagsterInstance, *, older_than: datetime) -> int:
     return len(states)
 
 
+def linked_backtests(instance: dg.DagsterInstance) -> set[str]:
+    """Run ids of the backtests that the newest materialisation of backtest_report links to."""
+    event = instance.get_latest_materialization_event(dg.AssetKey(BACKTEST_REPORT))
+    story = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    return {str(story["backtest"].value)} if "backtest" in story else set()
+
+
 def build_retention(runtime: Runtime) -> tuple[dg.JobDefinition, dg.ScheduleDefinition]:
     """The nightly job that lets go of what is older than the settings say, with its schedule."""
     settings = runtime.settings
@@ -93,9 +102,11 @@ def build_retention(runtime: Runtime) -> tuple[dg.JobDefinition, dg.ScheduleDefi
         description=f"Runs older than {settings.retention_run_days} days (the last of a day: "
         f"{settings.retention_day_days}), ticks older than {settings.retention_tick_days}, the words of calls "
         f"older than {settings.retention_prompt_days} and deliveries of alerts older than "
-        f"{settings.retention_delivery_days}."
+        f"{settings.retention_delivery_days}; all but the newest {settings.retention_backtests} backtests."
     )
     def prune_old_runs(context: dg.OpExecutionContext) -> None:
+        from v7_pipeline.backtest.kept import forget_backtests  # a scan never needs it
+
         instance, now = context.instance, datetime.now(UTC)
         bound = now - timedelta(days=settings.retention_run_days)
         gone = prune_runs(instance, older_than=bound, days_older_than=now - timedelta(days=settings.retention_day_days))
@@ -106,8 +117,15 @@ def build_retention(runtime: Runtime) -> tuple[dg.JobDefinition, dg.ScheduleDefi
             store, clock = runtime.prepare_store(), runtime.clock()
             words = forget_prompts(store, clock - timedelta(days=settings.retention_prompt_days))
             deliveries = forget_deliveries(store, clock - timedelta(days=settings.retention_delivery_days))
+        backtests = forget_backtests(
+            settings.data_dir / "backtest",
+            keep=settings.retention_backtests,
+            now=now,
+            spared=linked_backtests(instance),
+        )
         context.log.info(
-            f"{gone} runs, {shards} lost event files, the words of {words} calls and {deliveries} deliveries deleted"
+            f"{gone} runs, {shards} lost event files, the words of {words} calls, {deliveries} deliveries and "
+            f"{backtests} backtests deleted"
         )
 
     @dg.job(

@@ -1,6 +1,7 @@
 """Old runs go with all that they left; young, unfinished and newest ones stay, and disk use levels off."""
 
 # No postponed annotations here: Dagster reads those of its decorated functions as they are.
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 
 import dagster as dg
 
+from v7_pipeline.backtest.kept import forget_backtests
 from v7_pipeline.definitions import build_definitions
 from v7_pipeline.orchestration.jobs import SCAN_JOB
-from v7_pipeline.orchestration.retention import newest_runs, prune_runs, prune_shards, prune_ticks
+from v7_pipeline.orchestration.retention import linked_backtests, newest_runs, prune_runs, prune_shards, prune_ticks
 from v7_pipeline.scan.forget import forget_prompts
 from v7_pipeline_tests.scan.watched import NOW, put, put_call, watched
 
@@ -132,6 +134,62 @@ def test_words_of_old_calls_go_and_their_cost_stays(make_settings: Make) -> None
     old, young = runtime.store.rows("SELECT * FROM llm_calls ORDER BY as_of")
     assert (old["prompt"], old["raw_reply"], old["finish_reason"]) == ("[]", None, None)
     assert (old["cost_usd"], old["prompt_hash"]) == (0.3, "h") and young["raw_reply"] == "words"
+
+
+REPORT = "backtest_report"
+
+
+def test_the_newest_backtests_stay_with_what_is_linked_and_the_count_of_trials(
+    make_settings: Make, tmp_path: Path
+) -> None:
+    """By the job itself: whole backtests go, oldest first; what is linked, young or no backtest's file does not."""
+    settings = make_settings(retention_backtests=2)
+    folder = settings.data_dir / "backtest"
+    folder.mkdir(parents=True)
+
+    def made(number: int, days: float) -> str:
+        run_id = f"backtest-20231211-{number:012x}"
+        for end in (".duckdb", ".duckdb.wal", ".without-theories.duckdb", ".html", ".json"):
+            written(folder / f"{run_id}{end}", days)
+        return run_id
+
+    def written(path: Path, days: float) -> None:
+        path.write_text("x")
+        at = (datetime.now(UTC) - timedelta(days=days)).timestamp()
+        os.utime(path, (at, at))
+
+    linked, old, older, *newest = (made(number, days) for number, days in enumerate((90, 10, 20, 3, 2)))
+    os.utime(folder / f"{older}.json")  # made again today, if only in part
+    for name in ("trials.duckdb", "trials.duckdb.turn", "mine.html", "backtest-of-mine.html"):
+        written(folder / name, 400)
+    written(folder / f".{old}.html.part", 10)
+
+    @dg.asset(name=REPORT)
+    def report() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(metadata={"backtest": linked})
+
+    def kept() -> set[str]:
+        return {path.name.removeprefix(".").partition(".")[0] for path in folder.iterdir()}
+
+    with dg.instance_for_test() as instance:
+        dg.materialize([report], instance=instance)
+        assert linked_backtests(instance) == {linked}
+        job_of = build_definitions(settings).resolve_job_def
+        assert job_of("retention").execute_in_process(instance=instance).success
+        # Of the two newest one was touched today; the second newest and the linked one stand beside it.
+        assert kept() == {linked, older, newest[1], "trials", "mine", "backtest-of-mine"}
+        assert len(list(folder.glob(f"{linked}*"))) == 5
+        assert job_of("retention").execute_in_process(instance=instance).success
+        assert linked in kept(), "again and again"
+    os.utime(folder / f"{linked}.json")
+    assert forget_backtests(folder, keep=1, now=datetime.now(UTC)) == 1
+    assert kept() == {linked, older, "trials", "mine", "backtest-of-mine"}, "two that may be in the making"
+    assert forget_backtests(tmp_path / "nowhere", keep=1, now=datetime.now(UTC)) == 0
+
+
+def test_before_the_first_report_nothing_is_linked() -> None:
+    with dg.instance_for_test() as instance:
+        assert linked_backtests(instance) == set()
 
 
 def test_the_nightly_job_does_it_also_before_the_first_scan(make_settings: Make) -> None:
