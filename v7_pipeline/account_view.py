@@ -38,7 +38,7 @@ _UP, _DOWN, _DARK, _QUIET, _DEMO, _INK = "#1a7f37", "#b3261e", "#6e1611", "#5b64
 
 def account_block(told: Row, *, now: datetime) -> Group:
     """The account of scan.account_figures; `now` is the reader's instant, from which the next roll is counted."""
-    title = f"ACCOUNT {told['as_of']:%Y-%m-%d %H:%M}Z{_demo(told['demo'])}"
+    title = f"ACCOUNT of {told['strategy']} {told['as_of']:%Y-%m-%d %H:%M}Z{_demo(told['demo'])}"
     rules = told["rules"]
     parts: list[Any] = [
         Text(title, style="bold"),
@@ -275,7 +275,7 @@ def _set_line(told: Row) -> Text:
 
 
 def _positions_table(told: Row) -> Group:
-    title = f"OPEN POSITIONS as the newest scan left them{_demo(told['demo'])}"
+    title = f"OPEN POSITIONS of {told['strategy']} as the newest scan left them{_demo(told['demo'])}"
     table = Table(title=title, title_justify="left", expand=False)
     for name in ("signal", "side", "quantity", "entry", "price", "stop", "floating", "loss at stop"):
         table.add_column(name, justify="left" if name in ("signal", "side") else "right", overflow="fold")

@@ -39,7 +39,10 @@ account_app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
 
 _ABSURD = 0.5  # a difference larger than this share is a slip of the keyboard until --yes says otherwise
-_COUNTS = "SELECT kind, source, count(exit_time) AS n FROM outcomes GROUP BY ALL HAVING n > 0 ORDER BY n DESC"
+_COUNTS = """
+SELECT kind, source, strategy, count(exit_time) AS n FROM outcomes GROUP BY ALL HAVING n > 0
+ORDER BY n DESC, kind, source, strategy
+"""
 _SAME = 'SELECT balance_usd, equity_usd, day_start_usd FROM account_readings WHERE "at" = ?'
 
 
@@ -50,7 +53,10 @@ def ftmo(
     at: Annotated[str | None, typer.Option(help="Instant in UTC, such as 2026-11-21T10:00Z. Default: now.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Room above both limits, target, trading days, best day, open risk, the next trade's risk, the next roll."""
+    """Room above both limits, target, trading days, best day, open risk, the next trade's risk, the next roll.
+
+    A block for each strategy of V7_STRATEGIES: each has an account of its own.
+    """
     context.obj = demo
     if context.invoked_subcommand:
         return
@@ -63,16 +69,22 @@ def ftmo(
     now = datetime.now(UTC).replace(microsecond=0)
     as_of = _past(at, "--at", now) if at else now
     with store_of(settings).reading() as reader:
-        told = account_figures(settings, reader, as_of, settings.source, whole=True)
+        accounts = [
+            account_figures(settings, reader, as_of, settings.source, whole=True, strategy=strategy)
+            for strategy in settings.strategies
+        ]
     if as_json:
-        typer.echo(json_text(told))
+        typer.echo(json_text({**accounts[0], "others": accounts[1:]}))
         return
-    out().print(account_block(told, now=as_of if at else now))
+    for place, told in enumerate(accounts):
+        if place:
+            out().print()
+        out().print(account_block(told, now=as_of if at else now))
 
 
 @ftmo_app.command(
     epilog="Examples: `v7 ftmo simulate --demo` · `v7 ftmo simulate --days 60 --block 5 --picture challenge.png` · "
-    "`v7 ftmo simulate --source backtest --anyway --json`"
+    "`v7 ftmo simulate --strategy v6` · `v7 ftmo simulate --source backtest --anyway --json`"
 )
 def simulate(
     context: typer.Context,
@@ -85,6 +97,10 @@ def simulate(
     kind: Annotated[
         Literal["paper", "manual"], typer.Option(help="Whose trades: the pipeline's or your own.")
     ] = "paper",
+    strategy: Annotated[
+        Literal["v7", "v6", "ensemble"] | None,
+        typer.Option(help="Whose paper trades. Default: the first of V7_STRATEGIES."),
+    ] = None,
     source: Annotated[
         Literal["live", "demo", "backfill", "backtest"] | None, typer.Option(help="Their source. Default: by mode.")
     ] = None,
@@ -105,12 +121,15 @@ def simulate(
     settings = settings_of(context.obj if demo is None else demo)
     rules = _checked_rules(settings)
     chosen = source or settings.source
+    if kind == "manual" and strategy:
+        raise UsageProblemError("--strategy is of paper trades; your own are one account's, whoever signalled them")
+    # A person's own trades are one account's, whoever signalled; paper trades are each strategy's.
+    whose = None if kind == "manual" else strategy or settings.strategies[0]
     with store_of(settings).reading() as reader:
-        # A person's own trades are one account's, whoever signalled; paper trades are each strategy's.
-        trades = closed_trades(reader, kind, chosen, None if kind == "manual" else settings.strategies[0])
+        trades = closed_trades(reader, kind, chosen, whose)
         shown_as_demo = is_simulated(settings, reader)
         if trades.empty:
-            raise UsageProblemError(_nothing(reader, kind, chosen))
+            raise UsageProblemError(_nothing(reader, kind, chosen, whose))
     record = day_record(trades, rules, initial_usd=settings.account_initial_usd)
     small = too_few(record)
     if small and not anyway:
@@ -122,9 +141,10 @@ def simulate(
     except OSError as error:
         raise UsageProblemError(f"--picture {place} cannot be written: {error.strerror}; name another file") from None
     if as_json:
-        typer.echo(json_text(_simulation(found, record, demo=shown_as_demo, kind=kind, source=chosen, small=small)))
+        figures = _simulation(found, record, demo=shown_as_demo, kind=kind, source=chosen, small=small)
+        typer.echo(json_text({"strategy": whose, **figures}))
         return
-    marks = f" ({kind}, {chosen})" + (f" — {small.upper()}" if small else "")
+    marks = f" ({f'{whose}, ' if whose else ''}{kind}, {chosen})" + (f" — {small.upper()}" if small else "")
     console = out()
     console.print(simulation_block(found, record, rules, demo=shown_as_demo, marks=marks))
     console.print(f"picture  {place}", markup=False, soft_wrap=True)
@@ -246,10 +266,11 @@ def _checked_rules(settings: Settings) -> RuleSet:
         raise UsageProblemError(f"V7_FTMO_RULES (from {where}) is not usable: {error.args[0]}") from None
 
 
-def _nothing(reader: Reader, kind: str, source: str) -> str:
+def _nothing(reader: Reader, kind: str, source: str, strategy: str | None) -> str:
     counts = reader.rows(_COUNTS)
-    held = ", ".join(f"{row['n']} {row['kind']} of source {row['source']}" for row in counts) or "none at all"
-    return f"no closed {kind} trade of source {source} to simulate from; closed trades in the store: {held}"
+    held = ", ".join(f"{r['n']} {r['kind']} of {r['strategy']}, source {r['source']}" for r in counts) or "none at all"
+    of = f" of {strategy}," if strategy else " of"
+    return f"no closed {kind} trade{of} source {source} to simulate from; closed trades in the store: {held}"
 
 
 def _simulation(

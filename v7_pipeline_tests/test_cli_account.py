@@ -86,6 +86,12 @@ def trade(when: datetime, *, closed_with: float | None = None, entry: float = 10
     return {"llm_signals": signal, "gated_signals": gated, "outcomes": outcome}
 
 
+def of(strategy: str, told: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same trade by another strategy."""
+    key = signal_id(strategy, "BTC-USD", told["outcomes"]["as_of"])
+    return {name: row | {"strategy": strategy, "signal_id": key} for name, row in told.items()}
+
+
 def keep(store: Store, *trades: dict[str, dict[str, Any]]) -> None:
     for name in ("llm_signals", "gated_signals", "outcomes"):
         put(store, name, *(rows[name] for rows in trades))
@@ -236,6 +242,33 @@ def test_json_holds_the_figures_that_are_shown(world: Store) -> None:
     assert told["best_day_limit"] is None and told["set_by_hand"] is None
 
 
+def test_each_live_strategy_has_a_block_of_its_own_account(world: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """V7 lost 400 and has one open; v6 won 250 and has none: neither is in the other's figures."""
+    keep(world, of("v6", trade(datetime(2026, 11, 20, 8, tzinfo=UTC), closed_with=250.0)))
+    alone = words(v7("ftmo", "--at", AT).out)
+    assert "ACCOUNT of v7 2026-11-20 10:30Z — DEMO" in alone and "of v6" not in alone
+    monkeypatch.setenv("V7_STRATEGIES", "v7,v6")
+    first, second = words(v7("ftmo", "--at", AT).out).split("ACCOUNT of ")[1:]
+    assert first.startswith("v7 2026-11-20 10:30Z — DEMO") and "balance $99,600.00" in first
+    assert "OPEN POSITIONS of v7" in first and "balance $100,250.00" not in first
+    assert second.startswith("v6 2026-11-20 10:30Z — DEMO") and "balance $100,250.00" in second
+    assert "no open position" in second and "OPEN POSITIONS" not in second
+    told = json.loads(v7("ftmo", "--at", AT, "--json").out)
+    (other,) = told["others"]
+    assert [(one["strategy"], one["balance_usd"]) for one in (told, other)] == [("v7", 99_600.0), ("v6", 100_250.0)]
+    assert told["positions"] and not other["positions"]
+
+
+def test_a_reading_of_the_real_account_is_the_first_strategys_alone(
+    world: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("V7_STRATEGIES", "v7,v6")
+    assert v7("account", "set", "--balance", "98000", "--at", AT).code == 0
+    told = json.loads(v7("ftmo", "--json").out)
+    assert told["set_by_hand"]["balance_usd"] == told["balance_usd"] == 98_000.0
+    assert told["others"][0]["set_by_hand"] is None and told["others"][0]["balance_usd"] == 100_000.0
+
+
 def test_rules_without_a_target_show_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("V7_FTMO_RULES", "ftmo-2step-funded")
     assert "target" not in v7("ftmo").out.replace("target,", "")
@@ -365,7 +398,7 @@ def test_a_simulation_tells_probabilities_with_intervals_and_what_they_rest_on(t
     said = v7(*QUICK)
     assert said.code == 0, said.err
     out = words(said.out)
-    assert "SIMULATED CHALLENGE ftmo-2step-challenge — DEMO (paper, demo)" in out
+    assert "SIMULATED CHALLENGE ftmo-2step-challenge — DEMO (v7, paper, demo)" in out
     for row in ("passes", "breaks the total limit", "neither"):
         assert re.search(rf"{row} \d+\.\d % \d+\.\d % … \d+\.\d %", out), row
     assert "breaks the daily limit 0.0 % – " in out, "what was never recorded has no interval"
@@ -407,15 +440,29 @@ def test_a_small_record_gives_no_probability_unless_one_insists(store: Store) ->
 def test_without_trades_it_names_what_there_is(traded: Store) -> None:
     told = refused(*QUICK, "--kind", "manual")
     assert told == (
-        "no closed manual trade of source demo to simulate from; closed trades in the store: 48 paper of source demo"
+        "no closed manual trade of source demo to simulate from; closed trades in the store: "
+        "48 paper of v7, source demo"
     )
-    assert "no closed paper trade of source backtest" in refused(*QUICK, "--source", "backtest")
+    assert "no closed paper trade of v7, source backtest to" in refused(*QUICK, "--source", "backtest")
+    assert "no closed paper trade of v6, source demo to" in refused(*QUICK, "--strategy", "v6")
+
+
+def test_a_simulation_is_of_one_strategy_and_says_which(traded: Store) -> None:
+    """A second strategy's trades stand beside the first one's and never among them."""
+    before = json.loads(v7(*QUICK, "--json").out)
+    times = [datetime(2026, 11, day, 9, tzinfo=UTC) for day in range(1, 15)]
+    keep(traded, *(of("v6", trade(when + n * MINUTE, closed_with=-200.0)) for when in times for n in range(3)))
+    after = json.loads(v7(*QUICK, "--json").out)
+    assert before["strategy"] == "v7" and after == before
+    other = v7(*QUICK, "--strategy", "v6")
+    assert "— DEMO (v6, paper, demo)" in words(other.out) and "n = 42 closed trades" in words(other.out)
+    assert "--strategy is of paper trades" in refused(*QUICK, "--kind", "manual", "--strategy", "v6")
 
 
 def test_trades_on_a_simulated_market_say_demo_in_live_mode_too(traded: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("V7_STORE", f"duckdb:{Path.cwd() / 'home' / 'demo' / 'v7.duckdb'}")
     out = v7(*QUICK, "--live", "--source", "demo").out
-    assert "— DEMO (paper, demo)" in words(out)
+    assert "— DEMO (v7, paper, demo)" in words(out)
 
 
 def test_a_picture_that_cannot_be_written_is_told(traded: Store, tmp_path: Path) -> None:

@@ -51,17 +51,31 @@ class CheckSeen:
         return f"check:{self.asset}:{self.check}"
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A day's figures; money in USD, missing where nothing is known."""
+@dataclass(frozen=True, slots=True)
+class StrategyDay:
+    """A strategy's day on its own account: `won` of `closed` paper trades, P&L in USD, missing without one."""
 
-    day: date
-    scans: int
-    failed: int
+    name: str
     accepted: int
     closed: int
     won: int
     pnl_usd: float | None
+
+    @property
+    def trades(self) -> str:
+        """How many trades closed, and how many of them won."""
+        won = f" ({percent_text(self.won / self.closed, 0)} won)" if self.closed else ""
+        return f"paper trades closed: {self.closed}{won}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A day's figures; money in USD, missing where nothing is known. `strategies`: those that are live or traded."""
+
+    day: date
+    scans: int
+    failed: int
+    strategies: Sequence[StrategyDay]
     cost_usd: float | None
     newest_scan: datetime | None
     alerts: Mapping[str, int]
@@ -203,9 +217,7 @@ def alert_of_summary(summary: Summary, *, at: datetime) -> dict[str, Any]:
     told = ", ".join(f"{count} {kind}" for kind, count in summary.alerts.items()) or "none"
     lines = [
         f"Scans: {summary.scans} finished, {summary.failed} failed; newest {time_text(summary.newest_scan)}",
-        f"Signals accepted: {summary.accepted}; paper trades closed: {summary.closed}"
-        + (f" ({percent_text(summary.won / summary.closed, 0)} won)" if summary.closed else ""),
-        f"Profit or loss: {usd_text(summary.pnl_usd, sign=True)} (paper); analyst {usd_text(summary.cost_usd, 4)}",
+        *_trades(summary),
         f"Alerts: {told}; {summary.left_out} deliveries left out as alike, {summary.undelivered} not delivered",
         f"Open troubles: {', '.join(summary.open_troubles) or 'none'}",
     ]
@@ -218,6 +230,22 @@ def alert_of_summary(summary: Summary, *, at: datetime) -> dict[str, Any]:
         "body": "\n".join(lines),
         "subject": None,
     }
+
+
+def _trades(summary: Summary) -> list[str]:
+    """What was signalled and traded; of several strategies each by itself, since each has an account of its own."""
+    cost = usd_text(summary.cost_usd, 4)
+    if len(summary.strategies) == 1:
+        (one,) = summary.strategies
+        return [
+            f"Signals accepted: {one.accepted}; {one.trades}",
+            f"Profit or loss: {usd_text(one.pnl_usd, sign=True)} (paper); analyst {cost}",
+        ]
+    lines = [
+        f"{one.name}: signals accepted: {one.accepted}; {one.trades}; profit or loss {usd_text(one.pnl_usd, sign=True)}"
+        for one in summary.strategies
+    ]
+    return [*lines, f"Analyst: {cost}"]
 
 
 def span_text(seconds: float) -> str:

@@ -49,18 +49,29 @@ SELECT EXISTS (SELECT 1 FROM candles WHERE source = 'demo' OR contains(venue, 's
 """
 
 
-def account_figures(settings: Settings, reader: Reader, as_of: datetime, source: str, *, whole: bool = False) -> Row:
-    """The first strategy's account of `source` at `as_of`: limits, gauges, positions, halts, what the next may risk.
+def account_figures(
+    settings: Settings,
+    reader: Reader,
+    as_of: datetime,
+    source: str,
+    *,
+    whole: bool = False,
+    strategy: str | None = None,
+) -> Row:
+    """A strategy's account of `source` at `as_of`: limits, gauges, positions, halts, what the next may risk.
 
-    Amounts in USD, shares as fractions, instants aware in UTC; None is what is not known or what the rules do not have.
-    `whole` looks for breaches in every minute since the first trade, as in read_account.
+    By default the first strategy's, which alone has the readings of the real account. Amounts in USD, shares as
+    fractions, instants aware in UTC; None is what is not known or what the rules do not have. `whole` looks for
+    breaches in every minute since the first trade, as in read_account.
     """
-    account = read_account(settings, reader, as_of, source, whole=whole)
+    whose = strategy or settings.strategies[0]
+    account = read_account(settings, reader, as_of, source, whole=whole, strategy=whose)
     rules = rule_set(settings, as_of)
     state = account.state
-    halts = reader.rows(_HALTS, (settings.strategies[0], as_of, as_of, as_of))
-    readings = account_readings(reader, as_of, source)
+    halts = reader.rows(_HALTS, (whose, as_of, as_of, as_of))
+    readings = account_readings(reader, as_of, source) if whose == settings.strategies[0] else []
     return {
+        "strategy": whose,
         "demo": settings.mode == "demo",
         "source": source,
         "as_of": as_of,
@@ -85,7 +96,7 @@ def account_figures(settings: Settings, reader: Reader, as_of: datetime, source:
         "pending_risk_usd": account.pending_usd,
         "free_margin_usd": account.free_margin_usd,
         "prices_as_of": state.prices_as_of,
-        "positions": _positions(settings, rules, reader, as_of, source),
+        "positions": _positions(settings, rules, reader, as_of, source, whose),
         "day": {"began_at": state.day_started_at, "ends_at": state.day_ends_at, "timezone": rules.timezone},
         "breached": state.breached,
         "breached_at": state.breached_at,
@@ -171,9 +182,11 @@ def _next_trade(settings: Settings, rules: RuleSet, account: Account, halts: lis
     }
 
 
-def _positions(settings: Settings, rules: RuleSet, reader: Reader, as_of: datetime, source: str) -> list[Row]:
+def _positions(
+    settings: Settings, rules: RuleSet, reader: Reader, as_of: datetime, source: str, strategy: str
+) -> list[Row]:
     """The open positions as the newest scan left them, with their price now and what their stop would cost."""
-    rows = reader.query(_OPEN, (settings.strategies[0], source, as_of, as_of))
+    rows = reader.query(_OPEN, (strategy, source, as_of, as_of))
     if rows.empty:
         return []
     book = positions(rows, rows, slippage=settings.slippage, rate_of=rules.commission_of)

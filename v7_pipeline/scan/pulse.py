@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from v7_pipeline.alerts.text import time_text
 from v7_pipeline.alerts.trouble import (
     CheckSeen,
+    StrategyDay,
     Summary,
     alert_of_check,
     alert_of_recovery,
@@ -135,7 +136,7 @@ def write_summary(runtime: Runtime) -> str:
     with runtime.store.reading() as reader:
         if reader.rows("SELECT 1 AS one FROM alerts WHERE alert_id = ?", (f"summary:{local.date()}",)):
             return "written today"
-        summary = _summary(reader, now, local)
+        summary = _summary(reader, now, local, s.strategies)
     if summary.newest_scan is None:
         return "no scan yet"
     return f"the summary of {summary.day}{_write(runtime, [alert_of_summary(summary, at=now)])}"
@@ -143,11 +144,12 @@ def write_summary(runtime: Runtime) -> str:
 
 _SCANS = """
 SELECT count(*) FILTER (status = 'finished') AS finished, count(*) FILTER (status = 'failed') AS failed,
-CAST(coalesce(sum(accepted), 0) AS BIGINT) AS accepted, sum(cost_usd) AS cost
-FROM scans WHERE as_of > ? AND as_of <= ?"""
+sum(cost_usd) AS cost FROM scans WHERE as_of > ? AND as_of <= ?"""
+_ACCEPTED = """
+SELECT strategy, count(*) AS n FROM gated_signals WHERE accepted AND as_of > ? AND as_of <= ? GROUP BY strategy"""
 _CLOSED = """
-SELECT count(*) AS closed, count(*) FILTER (outcome = 'win') AS won, sum(pnl_usd) AS pnl FROM outcomes
-WHERE kind = 'paper' AND outcome <> 'open' AND exit_time > ? AND exit_time <= ?"""
+SELECT strategy, count(*) AS closed, count(*) FILTER (outcome = 'win') AS won, sum(pnl_usd) AS pnl FROM outcomes
+WHERE kind = 'paper' AND outcome <> 'open' AND exit_time > ? AND exit_time <= ? GROUP BY strategy"""
 _ALERTS = """
 SELECT kind, count(*) AS n FROM alerts WHERE created_at > ? AND created_at <= ? AND kind <> 'summary'
 GROUP BY kind ORDER BY n DESC, kind"""
@@ -157,18 +159,15 @@ count(*) FILTER (status = 'failed' OR (status = 'pending' AND attempts > 0)) AS 
 FROM alert_deliveries WHERE created_at > ? AND created_at <= ?"""
 
 
-def _summary(reader: Reader, now: datetime, local: datetime) -> Summary:
+def _summary(reader: Reader, now: datetime, local: datetime, live: Sequence[str]) -> Summary:
     span = (now - _DAY, now)
-    scans, closed = reader.rows(_SCANS, span)[0], reader.rows(_CLOSED, span)[0]
+    scans = reader.rows(_SCANS, span)[0]
     deliveries = reader.rows(_DELIVERIES, span)[0]
     return Summary(
         day=local.date(),
         scans=scans["finished"],
         failed=scans["failed"],
-        accepted=scans["accepted"],
-        closed=closed["closed"],
-        won=closed["won"],
-        pnl_usd=closed["pnl"],
+        strategies=_by_strategy(reader, span, live),
         cost_usd=scans["cost"],
         newest_scan=newest_scan(reader),
         alerts={row["kind"]: row["n"] for row in reader.rows(_ALERTS, span)},
@@ -176,6 +175,18 @@ def _summary(reader: Reader, now: datetime, local: datetime) -> Summary:
         undelivered=deliveries["undelivered"],
         open_troubles=sorted(str(row["title"]).removeprefix("DEMO ") for row in open_troubles(reader, "").values()),
     )
+
+
+def _by_strategy(reader: Reader, span: tuple[datetime, datetime], live: Sequence[str]) -> list[StrategyDay]:
+    """The live strategies in their order, then those that were live when they signalled or traded."""
+    accepted = {row["strategy"]: row["n"] for row in reader.rows(_ACCEPTED, span)}
+    closed = {row["strategy"]: row for row in reader.rows(_CLOSED, span)}
+    nothing = {"closed": 0, "won": 0, "pnl": None}
+    found = []
+    for name in dict.fromkeys((*live, *sorted({*accepted, *closed}))):
+        row = closed.get(name, nothing)
+        found.append(StrategyDay(name, accepted.get(name, 0), row["closed"], row["won"], row["pnl"]))
+    return found
 
 
 def _turn(

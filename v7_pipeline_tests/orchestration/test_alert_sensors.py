@@ -172,6 +172,13 @@ def scanned(runtime: Runtime, at: datetime, **more: Any) -> None:
     put(runtime, "scans", as_of=at.replace(second=0), started_at=at, finished_at=at, **values)
 
 
+def accepted(runtime: Runtime, strategy: str, at: datetime) -> None:
+    key = f"{strategy}-BTC-USD-{at:%Y%m%dT%H%M%SZ}"
+    put(runtime, "gated_signals", signal_id=key, as_of=at, symbol="BTC-USD", strategy=strategy, side="BUY",
+        freshness_ok=True, halt_ok=True, budget_ok=True, gate_inputs="{}", gates_off="", reason_codes="",
+        accepted=True)  # fmt: skip
+
+
 @pytest.fixture
 def alive(make_settings: Make) -> Runtime:
     runtime = watched(make_settings, symbols="BTC-USD")
@@ -221,6 +228,8 @@ def test_the_daily_summary_is_written_once_a_day_after_its_hour(make_settings: M
     assert write_summary(runtime) == "no scan yet"
     scanned(runtime, NOW - timedelta(hours=1), accepted=1, cost_usd=0.25)
     scanned(runtime, NOW - timedelta(hours=30), accepted=9)
+    accepted(runtime, "v7", NOW - timedelta(hours=1))
+    accepted(runtime, "v7", NOW - timedelta(hours=30))
     put_closed(runtime, 120.0, NOW.replace(minute=0, hour=11))
     assert write_summary(runtime).endswith("1 alert written")
     assert write_summary(runtime) == "written today"
@@ -236,6 +245,29 @@ def test_the_daily_summary_is_written_once_a_day_after_its_hour(make_settings: M
     assert write_summary(runtime) == "due at 13:00 (Europe/Prague)"
     runtime.settings = make_settings(mode="demo", alert_summary_at="none")
     assert write_summary(runtime) == "no daily summary is asked for"
+
+
+def test_the_daily_summary_has_a_line_for_each_strategy_and_never_their_sum(make_settings: Make) -> None:
+    runtime = watched(make_settings, alert_summary_at="13:00", alert_zone="Europe/Prague", strategies="v7,v6")
+    scanned(runtime, NOW - timedelta(hours=1), cost_usd=0.25)
+    put_closed(runtime, 120.0, NOW.replace(minute=0, hour=11))
+    put_closed(runtime, -70.0, NOW.replace(minute=30, hour=10))
+    with runtime.store.transaction() as tx:
+        tx.execute("UPDATE outcomes SET strategy = 'ensemble' WHERE pnl_usd < 0")
+    for hours in (1, 2):
+        accepted(runtime, "v6", NOW - timedelta(hours=hours))
+    assert write_summary(runtime).endswith("1 alert written")
+    (alert,) = alerts(runtime, "summary")
+    lines = alert["body"].splitlines()
+    begin = next(place for place, line in enumerate(lines) if line.startswith("v7: "))
+    assert lines[begin : begin + 4] == [
+        "v7: signals accepted: 0; paper trades closed: 1 (100 % won); profit or loss +$120.00",
+        "v6: signals accepted: 2; paper trades closed: 0; profit or loss –",
+        # No longer live, and closed a trade all the same.
+        "ensemble: signals accepted: 0; paper trades closed: 1 (0 % won); profit or loss -$70.00",
+        "Analyst: $0.2500",
+    ]
+    assert "$50.00" not in alert["body"]
 
 
 def test_the_pulse_sensor_ticks_and_says_what_it_felt(alive: Runtime, instance: dg.DagsterInstance) -> None:
