@@ -216,7 +216,7 @@ def _sweep(source: Store, settings: Settings, configuration: Configuration, text
     from v7_pipeline.backtest import BacktestError
     from v7_pipeline.backtest.replay import instants_of, venue_of
     from v7_pipeline.backtest.run import trial_store
-    from v7_pipeline.backtest.sweep import configurations, parse_sweep, run_sweep
+    from v7_pipeline.backtest.sweep import candidates, parse_sweep, run_sweep
     from v7_pipeline.backtest.trials import Trial, record_trials
 
     try:
@@ -224,7 +224,7 @@ def _sweep(source: Store, settings: Settings, configuration: Configuration, text
     except BacktestError as error:
         raise UsageProblemError(f"--sweep: {error}") from None
     instants = instants_of(configuration.start, configuration.end, configuration.every)
-    grid = configurations(
+    grid = candidates(
         swept,
         settings,
         source=settings.store_url,
@@ -310,7 +310,7 @@ def _sweep_blocks(tried: Sweep, made: Made, settings: Settings) -> list[Any]:
         return blocks
     first, last = made.figures.first, made.figures.last
     grid = grid_of(
-        {one.configuration.name: one.trades for one in tried.tried},
+        {one.candidate.name: one.trades for one in tried.tried},
         first=first,
         last=last,
         initial_usd=settings.account_initial_usd,

@@ -1,6 +1,6 @@
-"""Sweeps: a grid of configurations, each simulated in a process of its own and recorded as a trial as it comes.
+"""Sweeps: a grid of candidates, each simulated in a process of its own and recorded as a trial as it comes.
 
-What one configuration comes to is the engine's; which of them to trust is validation.py's.
+What one candidate comes to is the engine's; which of them to trust is validation.py's.
 """
 
 from __future__ import annotations
@@ -29,28 +29,30 @@ from v7_pipeline.store.schema import THEORY_NAMES
 
 __all__ = [
     "SWEEP_STAGE",
-    "Configuration",
+    "Candidate",
     "Sweep",
     "Tried",
-    "configurations",
+    "candidates",
     "parse_sweep",
-    "run_configuration",
+    "run_candidate",
     "run_sweep",
 ]
 
 SWEEP_STAGE = "sweep"
 WEIGHT = "weight."
 _PATIENCE_S = 5.0  # for a process that was asked to end
-# They come from the environment of whoever runs a configuration, and are in no description of it.
+# They come from the environment of whoever runs a candidate, and are in no description of it.
 _SECRETS = frozenset({"deepseek_api_key", "coingecko_api_key", "alert_urls"})
 
 OnProgress = Callable[[str, int, int], None]
-Runner = Callable[["Configuration"], Simulation]
+Runner = Callable[["Candidate"], Simulation]
 
 
 @dataclass(frozen=True)
-class Configuration:
-    """One configuration of a backtest, small and picklable: all that a process needs to simulate it.
+class Candidate:
+    """One point of a sweep's grid, small and picklable: all that a process needs to simulate it.
+
+    A backtest that is reported has run.Configuration: its span and comparison, as a person asks for them.
 
     `source` is the URL of the store whose candles are read (V7_STORE's form), `venue` who reported them. Scans at
     start, start + every_minutes, … before `end`. `overrides` are settings by field name, on top of the environment's;
@@ -76,16 +78,16 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Tried:
-    """A configuration that was simulated: its trial, and its closed paper trades."""
+    """A candidate that was simulated: its trial, and its closed paper trades."""
 
-    configuration: Configuration
+    candidate: Candidate
     trial: Trial
     trades: pd.DataFrame = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep came to, in the order of its configurations.
+    """What a sweep came to, in the order of its candidates.
 
     `failed` has the reason by name of those that could not be simulated; `left` are the names that Ctrl-C kept from
     being simulated, or from being finished.
@@ -123,7 +125,7 @@ def parse_sweep(texts: Sequence[str], base: Settings) -> dict[str, tuple[Any, ..
     return found
 
 
-def configurations(
+def candidates(
     swept: Mapping[str, Sequence[Any]],
     base: Settings,
     *,
@@ -134,7 +136,7 @@ def configurations(
     every_minutes: int = 2,
     strategy: str = "v7",
     analyst: str = "rules",
-) -> list[Configuration]:
+) -> list[Candidate]:
     """Every combination of the swept values, the last setting turning fastest; without any, `base` alone.
 
     Each holds all of `base` but its secrets. Its name is the strategy and the swept values.
@@ -146,7 +148,7 @@ def configurations(
         weights = {name.removeprefix(WEIGHT): value for name, value in chosen.items() if name.startswith(WEIGHT)}
         told = " ".join(f"{name}={_text(value)}" for name, value in chosen.items())
         found.append(
-            Configuration(
+            Candidate(
                 name=f"{strategy} {told}".strip(),
                 source=source,
                 venue=venue,
@@ -206,25 +208,25 @@ def _text(value: Any) -> str:
 
 
 def run_sweep(
-    chosen: Sequence[Configuration],
+    chosen: Sequence[Candidate],
     *,
     record: Callable[[Trial], object],
     runner: Runner | None = None,
     workers: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> Sweep:
-    """Simulate every configuration, some at once, and hand each trial to `record` as soon as it is there.
+    """Simulate every candidate, some at once, and hand each trial to `record` as soon as it is there.
 
     `runner` is a function of a module (it is found by name in the other processes), by default
-    run_configuration; `workers` is the number of processes, by default one a core; 1 stays in this one. One that
+    run_candidate; `workers` is the number of processes, by default one a core; 1 stays in this one. One that
     fails is told in the result, and the others go on. Ctrl-C ends what is running and keeps what is done.
-    on_progress(stage, done, total) counts configurations, failed ones among them. BacktestError where two have one
+    on_progress(stage, done, total) counts candidates, failed ones among them. BacktestError where two have one
     name.
     """
     names = [one.name for one in chosen]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise BacktestError(f"two configurations are called {twice[0]!r}; give each a name of its own")
+        raise BacktestError(f"two candidates are called {twice[0]!r}; give each a name of its own")
     count = max(1, min(workers or os.cpu_count() or 1, len(chosen)))
     outcomes = _here(chosen, runner) if count == 1 else _in_processes(chosen, runner, count)
     tried: dict[str, Tried] = {}
@@ -252,12 +254,12 @@ def run_sweep(
 Outcomes = Iterator[tuple[str, Tried | str]]
 
 
-def _here(chosen: Sequence[Configuration], runner: Runner | None) -> Any:
+def _here(chosen: Sequence[Candidate], runner: Runner | None) -> Any:
     for one in chosen:
         yield one.name, _try(one, runner)
 
 
-def _in_processes(chosen: Sequence[Configuration], runner: Runner | None, count: int) -> Any:
+def _in_processes(chosen: Sequence[Candidate], runner: Runner | None, count: int) -> Any:
     # Fresh processes: a copy of this one would share its open files and the threads of its libraries.
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_deaf_to_ctrl_c)
@@ -303,20 +305,20 @@ def _deaf_to_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _try(configuration: Configuration, runner: Runner | None) -> Tried | str:
-    """The trial of one configuration, or why there is none. Only what is small goes back to who asked."""
+def _try(candidate: Candidate, runner: Runner | None) -> Tried | str:
+    """The trial of one candidate, or why there is none. Only what is small goes back to who asked."""
     try:
-        simulation = (runner or run_configuration)(configuration)
+        simulation = (runner or run_candidate)(candidate)
         trial = trial_of(
             simulation,
-            venue=configuration.venue,
-            strategy=configuration.strategy,
-            analyst=configuration.analyst,
-            weights=configuration.weights,
+            venue=candidate.venue,
+            strategy=candidate.strategy,
+            analyst=candidate.analyst,
+            weights=candidate.weights,
         )
-    except Exception as error:  # noqa: BLE001  # one configuration that fails must not end the others
+    except Exception as error:  # noqa: BLE001  # one candidate that fails must not end the others
         return without_secrets(f"{type(error).__name__}: {error}")
-    return Tried(configuration, trial, simulation.paper)
+    return Tried(candidate, trial, simulation.paper)
 
 
 # --- the engine's part ----------------------------------------------------------------------
@@ -324,39 +326,39 @@ def _try(configuration: Configuration, runner: Runner | None) -> Tried | str:
 _prepared: dict[tuple[Any, ...], Any] = {}
 
 
-def run_configuration(configuration: Configuration) -> Simulation:
-    """The simulation of one configuration over the candles of its source; what scans know is prepared once a process.
+def run_candidate(candidate: Candidate) -> Simulation:
+    """The simulation of one candidate over the candles of its source; what scans know is prepared once a process.
 
-    BacktestError where the candles are of another venue than the configuration says.
+    BacktestError where the candles are of another venue than the candidate says.
     """
     from v7_pipeline.backtest.deciders import RulesDecider, decider_of
     from v7_pipeline.backtest.engine import simulate
 
-    settings = configuration.settings
-    with closing(open_store(configuration.source, wait_s=settings.store_wait_s)) as source:
-        given = _given(configuration, settings, source)
-        if given.venue != configuration.venue:
+    settings = candidate.settings
+    with closing(open_store(candidate.source, wait_s=settings.store_wait_s)) as source:
+        given = _given(candidate, settings, source)
+        if given.venue != candidate.venue:
             raise BacktestError(
-                f"the candles of {configuration.source} are of {given.venue}, not of {configuration.venue}; a trial is "
+                f"the candles of {candidate.source} are of {given.venue}, not of {candidate.venue}; a trial is "
                 "counted among those of its own venue"
             )
-        rules = configuration.strategy == "v7"
+        rules = candidate.strategy == "v7"
         decider = (
-            RulesDecider(given, settings, configuration.weights)
+            RulesDecider(given, settings, candidate.weights)
             if rules
-            else decider_of(configuration.strategy, given, settings, source)
+            else decider_of(candidate.strategy, given, settings, source)
         )
-    return simulate(given, settings, decider=decider, name=configuration.name)
+    return simulate(given, settings, decider=decider, name=candidate.name)
 
 
-def _given(configuration: Configuration, settings: Settings, source: Store) -> Any:
-    """What scans know, kept until a configuration needs something else: readings take longer than decisions."""
+def _given(candidate: Candidate, settings: Settings, source: Store) -> Any:
+    """What scans know, kept until a candidate needs something else: readings take longer than decisions."""
     from v7_pipeline.backtest.prepared import prepare
 
     # All that readings depend on besides the candles.
     knobs = (tuple(settings.symbols), settings.gap_minutes, settings.min_observed_share)
-    start, end, every = configuration.start, configuration.end, timedelta(minutes=configuration.every_minutes)
-    key = (configuration.source, start, end, every, *knobs)
+    start, end, every = candidate.start, candidate.end, timedelta(minutes=candidate.every_minutes)
+    key = (candidate.source, start, end, every, *knobs)
     if key not in _prepared:
         _prepared.clear()
         _prepared[key] = prepare(source, settings, start=start, end=end, every=every)

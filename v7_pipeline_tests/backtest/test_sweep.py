@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from v7_pipeline import __version__
 from v7_pipeline.backtest import BacktestError, sweep
-from v7_pipeline.backtest.sweep import Configuration, configurations, parse_sweep, run_sweep
+from v7_pipeline.backtest.sweep import Candidate, candidates, parse_sweep, run_sweep
 from v7_pipeline.backtest.trials import Trial, record_trials
 from v7_pipeline.backtest.validation import cross_validate, grid_of
 from v7_pipeline.store import open_store
@@ -35,10 +35,10 @@ SPAN: dict[str, Any] = {
 
 
 @pytest.fixture
-def swept(make_settings: Callable[..., Any]) -> Callable[..., list[Configuration]]:
-    def make(*texts: str, **changes: Any) -> list[Configuration]:
+def swept(make_settings: Callable[..., Any]) -> Callable[..., list[Candidate]]:
+    def make(*texts: str, **changes: Any) -> list[Candidate]:
         base = make_settings(**changes)
-        return configurations(parse_sweep(texts, base), base, **SPAN)
+        return candidates(parse_sweep(texts, base), base, **SPAN)
 
     return make
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_swept_is_told_in_one_sentence(text: str, told: str, make
     assert told in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_every_combination_is_a_configuration_with_a_name(swept: Callable[..., list[Configuration]]) -> None:
+def test_every_combination_is_a_candidate_with_a_name(swept: Callable[..., list[Candidate]]) -> None:
     found = swept("min_confidence=0.55,0.6;horizon_minutes=120,240", aggressive=True)
     assert [one.name for one in found] == [
         f"v7 min_confidence={c} horizon_minutes={h}" for c in ("0.55", "0.6") for h in (120, 240)
@@ -95,7 +95,7 @@ def test_every_combination_is_a_configuration_with_a_name(swept: Callable[..., l
     assert weighed == {**dict.fromkeys(THEORY_NAMES, 1.0), "hurst_exponent": 3.0, "price_momentum": 2.0}
 
 
-def test_a_configuration_is_picklable_and_holds_no_secret(swept: Callable[..., list[Configuration]]) -> None:
+def test_a_candidate_is_picklable_and_holds_no_secret(swept: Callable[..., list[Candidate]]) -> None:
     (one,) = swept(deepseek_api_key=SecretStr("sk-very-secret"))
     packed = pickle.dumps(one)
     assert b"sk-very-secret" not in packed and pickle.loads(packed) == one
@@ -104,7 +104,7 @@ def test_a_configuration_is_picklable_and_holds_no_secret(swept: Callable[..., l
 
 @pytest.mark.slow
 def test_both_cores_give_what_one_gives_in_the_order_asked_for(
-    swept: Callable[..., list[Configuration]], tmp_path: Path
+    swept: Callable[..., list[Candidate]], tmp_path: Path
 ) -> None:
     chosen = swept("min_confidence=0.55,0.7;weight.price_momentum=0,1")
     chosen.append(replace(chosen[0], name="broken"))
@@ -118,23 +118,21 @@ def test_both_cores_give_what_one_gives_in_the_order_asked_for(
     found = run_sweep(chosen, record=record, runner=run_small, workers=2, on_progress=lambda *step: told.append(step))
     alone = run_sweep(chosen, record=lambda trial: None, runner=run_small, workers=1)
     assert told == [("sweep", done, 5) for done in range(1, 6)]
-    assert [one.configuration for one in found.tried] == chosen[:4]
+    assert [one.candidate for one in found.tried] == chosen[:4]
     assert [one.trial.trial_id for one in found.tried] == [one.trial.trial_id for one in alone.tried]
     for one, other in zip(found.tried, alone.tried, strict=True):
         assert one.trades.equals(other.trades) and one.trial.daily.equals(other.trial.daily)
     assert found.failed == alone.failed == {"broken": "ValueError: postgres://me:…@host has no candles"}
     assert not found.interrupted and len(store.read("backtest_trials")) == 4
     # What came back is what validation takes.
-    trades = {one.configuration.name: one.trades for one in found.tried}
+    trades = {one.candidate.name: one.trades for one in found.tried}
     hours = grid_of(trades, first=START, last=START + timedelta(hours=23), initial_usd=1e5, period=timedelta(hours=1))
     assert len(cross_validate(hours).splits) == 15
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_ctrl_c_keeps_what_is_done_and_waits_for_nothing(
-    swept: Callable[..., list[Configuration]], workers: int
-) -> None:
+def test_ctrl_c_keeps_what_is_done_and_waits_for_nothing(swept: Callable[..., list[Candidate]], workers: int) -> None:
     quick, more = swept("min_confidence=0.55,0.6")
     chosen = [quick, replace(more, name="slow 1"), replace(more, name="slow 2")]
     recorded: list[str] = []
@@ -146,14 +144,14 @@ def test_ctrl_c_keeps_what_is_done_and_waits_for_nothing(
         chosen, record=lambda trial: recorded.append(trial.name), runner=run_small, workers=workers, on_progress=stop
     )
     assert found.interrupted and found.left == ("slow 1", "slow 2") and not found.failed
-    assert recorded == [quick.name] == [one.configuration.name for one in found.tried]
+    assert recorded == [quick.name] == [one.candidate.name for one in found.tried]
     for process in multiprocessing.active_children():
         process.join(10)
     assert not multiprocessing.active_children()
 
 
 def test_in_one_process_a_failure_ends_nothing_and_every_other_one_is_recorded(
-    swept: Callable[..., list[Configuration]],
+    swept: Callable[..., list[Candidate]],
 ) -> None:
     chosen = swept("min_confidence=0.55,0.7")
     recorded: list[str] = []
@@ -170,14 +168,14 @@ def test_in_one_process_a_failure_ends_nothing_and_every_other_one_is_recorded(
 
 
 _INTERRUPTED = """
-from v7_pipeline.backtest.sweep import configurations, parse_sweep, run_sweep
+from v7_pipeline.backtest.sweep import candidates, parse_sweep, run_sweep
 from v7_pipeline.settings import load_settings
 from v7_pipeline_tests.backtest.runners import run_small
 from v7_pipeline_tests.backtest.test_sweep import SPAN
 from dataclasses import replace
 
 base = load_settings()
-quick, more = configurations(parse_sweep(["min_confidence=0.55,0.6"], base), base, **SPAN)
+quick, more = candidates(parse_sweep(["min_confidence=0.55,0.6"], base), base, **SPAN)
 found = run_sweep(
     [quick, replace(more, name="slow 1"), replace(more, name="slow 2")], record=lambda trial: None, runner=run_small,
     workers=2, on_progress=lambda stage, done, total: print(done, "of", total, flush=True),
@@ -220,27 +218,27 @@ def test_recordings_are_swept_by_the_engine_and_readings_are_made_once(
     start = datetime(2023, 12, 11, tzinfo=UTC)
     base = make_settings(aggressive=True)
     real = {"source": f"duckdb:{two_days}", "venue": "coinbase-exchange", "start": start, "end": start + 2 * DAY}
-    chosen = configurations(
+    chosen = candidates(
         parse_sweep(["horizon_minutes=60,240;weight.price_momentum=0,1"], base), base, every_minutes=10, **real
     )
     found = run_sweep(chosen, record=lambda trial: None, workers=1)
     assert not found.failed and len(found.tried) == 4
-    trials = {one.configuration.name: one.trial for one in found.tried}
+    trials = {one.candidate.name: one.trial for one in found.tried}
     assert all(trial.n_trades > 0 for trial in trials.values())
     assert len({trial.trial_id for trial in trials.values()}) == 4
-    longest = {one.configuration.name: one.trades["holding_minutes"].max() for one in found.tried}
+    longest = {one.candidate.name: one.trades["holding_minutes"].max() for one in found.tried}
     assert longest["v7 horizon_minutes=60 weight.price_momentum=1"] <= 60
     assert longest["v7 horizon_minutes=240 weight.price_momentum=1"] > 60
     assert len(sweep._prepared) == 1
     # Weights of 1 for all are v7's own: the same trades as without any.
-    (plain,) = configurations({}, base, every_minutes=10, **real)
+    (plain,) = candidates({}, base, every_minutes=10, **real)
     own = run_sweep([plain], record=lambda trial: None).tried[0]
     assert own.trial.trial_id == trials["v7 horizon_minutes=240 weight.price_momentum=1"].trial_id
     elsewhere = run_sweep([replace(plain, venue="sandbox")], record=lambda trial: None)
     assert "are of coinbase-exchange, not of sandbox" in elsewhere.failed["v7"]
 
 
-def test_two_of_one_name_are_refused(swept: Callable[..., list[Configuration]]) -> None:
+def test_two_of_one_name_are_refused(swept: Callable[..., list[Candidate]]) -> None:
     (one,) = swept()
-    with pytest.raises(BacktestError, match="two configurations are called 'v7'"):
+    with pytest.raises(BacktestError, match="two candidates are called 'v7'"):
         run_sweep([one, one], record=lambda trial: None, runner=run_small)
