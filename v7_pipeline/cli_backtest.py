@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from v7_pipeline.analyst.base import Analyst
+    from v7_pipeline.backtest.analysts import SampledAnalyst
     from v7_pipeline.backtest.run import Configuration, Made
     from v7_pipeline.backtest.sweep import Sweep
     from v7_pipeline.settings import Settings
@@ -165,7 +166,7 @@ def _run(
 @contextmanager
 def _asked(
     settings: Settings, configuration: Configuration, source: Store, paid: _Paid, teller: Any
-) -> Iterator[tuple[Analyst | None, Analyst | None, tuple[str, ...]]]:
+) -> Iterator[tuple[Analyst | None, SampledAnalyst | None, tuple[str, ...]]]:
     """Who decides, None for the rules; who decides without the theories; and what the page must say of them."""
     from v7_pipeline.backtest.analysts import ledger_analyst, sampled_analyst, sampled_twice
     from v7_pipeline.backtest.replay import instants_of

@@ -496,6 +496,29 @@ def test_backtest_simulates_reports_and_says_the_same_again(backfilled: tuple[Pa
     assert again.code == 0 and json.loads(again.out) == told, "the same configuration has the same bytes"
 
 
+@pytest.mark.slow
+def test_backtest_asks_a_paid_analyst_with_the_theories_and_without_after_a_yes(
+    backfilled: tuple[Path, Said], live_in: Home
+) -> None:
+    home = backfilled[0]
+    live_in(home)
+    span = ("backtest", "--demo", "--from", DAY, "--to", DAY, "--hours", "1", "--symbols", "XRP-USD")
+    span += ("--every", "30", "--analyst", "deepseek", "--sample", "1")
+    calls = "SELECT analyst, cost_usd FROM llm_calls WHERE analyst LIKE 'deepseek-%' ORDER BY analyst"
+    store = open_store(f"duckdb:{home / 'demo' / 'v7.duckdb'}")
+    said = v7(*span, "--yes", "--json")
+    assert said.code == 0, said.err
+    assert "once more without the theories, as a baseline" in said.err.replace("\n", " ")
+    told = json.loads(said.out)
+    assert told["baselines"][0]["name"] == "deepseek without theories" and not told["absent_baselines"]
+    assert "1 questions, 1 answered" in told["baselines"][0]["meaning"]
+    rows = store.rows(calls)
+    assert [row["analyst"] for row in rows] == ["deepseek-backtest", "deepseek-without-theories"]
+    once = v7(*span, "--yes", "--json", "--once")
+    assert once.code == 0 and store.rows(calls) == rows, "what was answered is not paid for again"
+    assert "once more" not in once.err and "(--once)" in json.loads(once.out)["absent_baselines"][0]["why"]
+
+
 def test_backtest_sweeps_and_counts_every_trial(backfilled: tuple[Path, Said], live_in: Home) -> None:
     home = backfilled[0]
     live_in(home)

@@ -427,6 +427,11 @@ class SampledAnalyst:
         self.name = sample_name(without_theories(analyst.name) if plain else analyst.name, len(self._chosen), seed)
 
     @property
+    def chosen(self) -> frozenset[datetime]:
+        """The instants at which it is asked."""
+        return self._chosen
+
+    @property
     def worst_case_usd(self) -> float:
         """0 for the replayed gates: budgets are of the days on which one pays, and the ledger holds them then."""
         return 0.0

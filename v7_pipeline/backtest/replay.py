@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -22,8 +22,8 @@ from v7_pipeline.store import Store
 from v7_pipeline.store.schema import TABLES
 
 __all__ = [
-    "EVERY", "SCANS_STAGE", "SOURCE", "BacktestError", "BacktestResult", "backtest_id", "instants_of",
-    "refuse_foreign_rows", "replay", "venue_of",
+    "EVERY", "SCANS_STAGE", "SOURCE", "BacktestError", "BacktestResult", "asked_and_hourly", "backtest_id",
+    "instants_of", "refuse_foreign_rows", "replay", "venue_of",
 ]  # fmt: skip
 
 MINUTE = timedelta(minutes=1)
@@ -76,6 +76,7 @@ def replay(
     end: datetime,
     every: timedelta = EVERY,
     analyst: Analyst | None = None,
+    only: Collection[datetime] | None = None,
     on_progress: OnProgress | None = None,
 ) -> BacktestResult:
     """Scans of `settings.symbols` at start, start + every, … before `end`, over the candles of `source`, into `target`.
@@ -83,11 +84,11 @@ def replay(
     At each instant candles reach the target through the scan's own fetch only, closed by then; the first scan brings
     the history it needs. Every row of the target is marked backtest. `source` is only read. `analyst` is the rules
     where none is given. Scans that the target holds already are kept, so an interrupted backtest goes on where it
-    stopped. on_progress(stage, done, total) counts scans.
+    stopped. on_progress(stage, done, total) counts scans. `only`: of these instants no others (see asked_and_hourly).
 
     Raises BacktestError for a span without scans or candles, and for a target that holds anything else.
     """
-    instants = instants_of(start, end, every)
+    instants = [as_of for as_of in instants_of(start, end, every) if only is None or as_of in only]
     if analyst is None:
         from v7_pipeline.analyst.rules import RulesAnalyst, own_weights
 
@@ -117,6 +118,17 @@ def replay(
         analyst=analyst.name,
         venue=venue,
     )
+
+
+def asked_and_hourly(instants: Sequence[datetime], asked: Collection[datetime]) -> frozenset[datetime]:
+    """Of a span's instants those that an analyst of a few must be replayed at: its own, and one in each hour.
+
+    A scan follows what is open through every candle since the one before, and looks for breaches in each minute, so
+    that trades and account come to the same; win rates and thresholds are learnt up to an hour later. The first and the
+    last instant are among them: the span is the same.
+    """
+    hourly = {as_of.replace(minute=0): as_of for as_of in reversed(instants)}
+    return frozenset({*hourly.values(), *asked, instants[0], instants[-1]} & set(instants))
 
 
 def backtest_id(

@@ -15,6 +15,7 @@ from typing import Any
 
 from v7_pipeline import __version__
 from v7_pipeline.analyst.base import Analyst
+from v7_pipeline.backtest.analysts import SampledAnalyst
 from v7_pipeline.backtest.baselines import all_baselines, analyst_without_theories, as_baseline
 from v7_pipeline.backtest.comparison import Baseline, RandomEntry, Simulation, Trials
 from v7_pipeline.backtest.deciders import STRATEGIES, decider_of
@@ -23,7 +24,7 @@ from v7_pipeline.backtest.figures import Figures, Material, figures
 from v7_pipeline.backtest.page import write_report
 from v7_pipeline.backtest.prepared import Prepared, prepare
 from v7_pipeline.backtest.random_entry import DRAWS, random_entry, seed_of
-from v7_pipeline.backtest.replay import EVERY, BacktestError, backtest_id, replay
+from v7_pipeline.backtest.replay import EVERY, BacktestError, asked_and_hourly, backtest_id, instants_of, replay
 from v7_pipeline.backtest.stored import keep, readings_of
 from v7_pipeline.backtest.target import material
 from v7_pipeline.backtest.trials import Trial, counting, record_trials, trial_of, trials_on
@@ -126,17 +127,17 @@ def run_backtest(
     configuration: Configuration,
     *,
     analyst: Analyst | None = None,
-    plain: Analyst | None = None,
+    plain: SampledAnalyst | None = None,
     now: datetime | None = None,
     on_progress: OnProgress | None = None,
 ) -> Made:
     """Backtest the configuration over the candles of `source`; store, page and JSON go into the backtest folder.
 
     With the rules all scans are simulated at once; any other `analyst` is asked scan by scan (`replay`), and goes on
-    where it stopped. `plain` is that analyst without the theories: a baseline, replayed in the same way into a store
-    beside. The same configuration has the same id and the same bytes; its pages are written anew. Each configuration
-    that is simulated, baselines among them, is counted as a trial. Ctrl-C while baselines are simulated
-    ends the comparison with those that are there. Raises BacktestError with one sentence for what cannot be replayed.
+    where it stopped. `plain` is that analyst without the theories: a baseline, replayed into a store beside. The same
+    configuration has the same id and the same bytes; its pages are written anew. Each configuration that is simulated,
+    baselines among them, is counted as a trial. Ctrl-C while baselines are simulated ends the comparison with those
+    that are there. Raises BacktestError with one sentence for what cannot be replayed.
     """
     chosen = configuration.settings(settings)
     who = analyst.name if analyst else "rules"
@@ -177,7 +178,7 @@ def _who_answered(what: Material) -> tuple[str, ...]:
     return ("Decisions: " + ", ".join(f"{n:,} {status} by {who}" for (who, status), n in counts.items()) + ".",)
 
 
-def _absent(configuration: Configuration, plain: Analyst | None) -> tuple[tuple[str, str], ...]:
+def _absent(configuration: Configuration, plain: SampledAnalyst | None) -> tuple[tuple[str, str], ...]:
     """The baselines that this configuration cannot have, and why."""
     if plain is not None or not configuration.compare:
         return ()
@@ -197,17 +198,22 @@ def _again(
     source: Store,
     settings: Settings,
     configuration: Configuration,
-    plain: Analyst | None,
+    plain: SampledAnalyst | None,
     place: Path,
     on_progress: OnProgress | None,
 ) -> Callable[[], Simulation] | None:
-    """The replay in which `plain` decides; it goes on where it stopped. None where nobody is to be asked."""
+    """The replay in which `plain` decides, at its instants and each hour; it goes on where it stopped.
+
+    None where nobody is to be asked.
+    """
     if plain is None or not configuration.compare:
         return None
 
     def replayed() -> Simulation:
         with closing(open_store(f"duckdb:{place}", wait_s=settings.store_wait_s)) as target:
-            replay(source, target, settings, **configuration.span, analyst=plain, on_progress=on_progress)
+            span = configuration.span
+            only = asked_and_hourly(instants_of(**span), plain.chosen)
+            replay(source, target, settings, **span, analyst=plain, only=only, on_progress=on_progress)
             return material(target, settings, name=f"{configuration.analyst} without theories").simulation
 
     return replayed

@@ -11,9 +11,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from v7_pipeline.analyst.base import ASKED_AGAIN, NOT_CONFIRMED, NOT_IN_LEDGER, NOT_SAMPLED, AnalystError, Question
+from v7_pipeline.analyst.base import (
+    ASKED_AGAIN,
+    NOT_CONFIRMED,
+    NOT_IN_LEDGER,
+    NOT_SAMPLED,
+    AnalystError,
+    Answer,
+    Decision,
+    Question,
+)
 from v7_pipeline.analyst.costs import costs
 from v7_pipeline.analyst.cutoffs import UNKNOWN
 from v7_pipeline.analyst.deepseek import DeepSeekAnalyst
@@ -38,6 +48,7 @@ from v7_pipeline.backtest.analysts import (
     sampled_twice,
     seed_of,
 )
+from v7_pipeline.backtest.replay import asked_and_hourly, instants_of
 from v7_pipeline.backtest.run import Configuration, _absent, run_backtest
 from v7_pipeline.scan.run import run_scan
 from v7_pipeline.store import Store, open_store, signal_id
@@ -393,6 +404,58 @@ def test_a_backtest_has_the_analyst_without_theories_among_its_baselines(
     assert "deepseek without theories" in set(trials.query("SELECT name FROM backtest_trials")["name"])
 
 
+def test_of_the_span_only_the_sample_and_one_instant_an_hour_are_replayed() -> None:
+    many = [datetime(2023, 12, 1, 10, 2, tzinfo=UTC) + place * EVERY for place in range(3 * 30)]
+    asked = {many[7], many[40], datetime(2024, 1, 1, tzinfo=UTC)}
+    kept = asked_and_hourly(many, asked)
+    assert sorted(kept) == [many[0], many[7], many[29], many[40], many[59], many[89]]  # 11:00, 12:00 and 13:00
+    assert asked_and_hourly(many[:1], ()) == {many[0]}
+
+
+class Eager:
+    """Buys and sells in turn at its instants, wherever it is asked."""
+
+    name, worst_case_usd = "eager", 0.0
+
+    def __init__(self, chosen: list[datetime]) -> None:
+        self.chosen = chosen
+
+    def decide(self, questions: Any, *, now: datetime) -> list[Decision]:
+        return [self._one(question) for question in questions]
+
+    def _one(self, q: Question) -> Decision:
+        if q.as_of not in self.chosen:
+            return Decision(q.signal_id, "skipped", NOT_SAMPLED, None, None, None, 0.0, self.name)
+        sign = 1 if self.chosen.index(q.as_of) % 2 else -1
+        entry = round(q.market_price, 2)
+        plan = (entry, round(entry * (1 - sign * 0.003), 2), round(entry * (1 + sign * 0.009), 2))
+        answer = Answer("BUY" if sign > 0 else "SELL", 0.8, *plan, 30, "It is its turn.", ())
+        return Decision(q.signal_id, "answered", None, answer, None, None, 0.0, self.name)
+
+
+@pytest.mark.slow
+def test_a_replay_of_few_instants_comes_to_the_same_trades_as_one_of_all(tmp_path: Path) -> None:
+    end = START + timedelta(hours=2)
+    source = holding(tmp_path / "source.duckdb", simulated(end + timedelta(hours=1)))
+    settings, every = settings_of(home=tmp_path), timedelta(minutes=8)
+    instants = instants_of(START, end, every)
+    eager = Eager([instants[place] for place in (1, 2, 5, 10)])
+    found = []
+    for name, only in (("all", None), ("few", asked_and_hourly(instants, eager.chosen))):
+        target = open_store(f"duckdb:{tmp_path / name}.duckdb")
+        backtest(source, target, settings, start=START, end=end, every=every, analyst=eager, only=only)
+        found.append(
+            target.query(
+                "SELECT signal_id, kind, side, entry_time, entry_price, exit_time, exit_price, exit_reason, quantity, "
+                "pnl_usd, r_multiple, outcome FROM outcomes ORDER BY signal_id, kind"
+            )
+        )
+        assert len(target.query("SELECT * FROM scans")) == (len(instants) if only is None else len(only))
+    assert len(only or ()) == 7
+    assert (found[0]["kind"] == "paper").sum() >= 4 and (found[0]["outcome"] != "open").sum() >= 4
+    pd.testing.assert_frame_equal(found[0], found[1], check_exact=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -407,7 +470,6 @@ def test_where_it_is_not_asked_the_report_says_why_in_one_sentence(changes: dict
     ((name, told),) = _absent(configuration, None)
     assert name == "the analyst without theories" and why in told and "\n" not in told
     assert _absent(replace(configuration, compare=False), None) == ()
-    assert _absent(configuration, RulesAnalyst()) == ()
 
 
 # --- which instants -------------------------------------------------------------------------
