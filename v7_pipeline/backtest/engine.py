@@ -6,10 +6,12 @@ what is accepted and learnt. No rule of its own belongs here: test_engine.py hol
 
 from __future__ import annotations
 
+import gc
 import heapq
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -74,9 +76,22 @@ def simulate(
     counts scans.
     """
     decider = RulesDecider(prepared, settings, weights) if decider is None else decider
-    walk = _Walk(prepared, settings, decider)
-    walk.run(on_progress)
-    return frames(prepared, settings, decider, walk.found, name)
+    with _uncollected():
+        walk = _Walk(prepared, settings, decider)
+        walk.run(on_progress)
+        return frames(prepared, settings, decider, walk.found, name)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: it would look through a growing heap of rows for nothing."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class _Correlations(Mapping[tuple[str, str], float]):
@@ -131,6 +146,7 @@ class _Walk:
         self.halts = pd.DataFrame(columns=list(TABLES["halts"].column_names))
         self.volatility = prepared.readings[_VOLATILITY].to_numpy()
         self.flat: AccountState | None = None  # the account when it was last looked at, where nothing was open
+        self.answered: dict[Any, str | None] = {}  # what the cheap gates said since then
         self.check = False  # whether the scans from here on must be looked at one by one
         self.midnights: list[int] = _midnights(prepared, self.rules.zone).tolist()
         first = np.searchsorted(prepared.scans, self.midnights)
@@ -227,18 +243,29 @@ class _Walk:
             context = self._context(place, scan, state, [self.given.symbols[row % self.k] for row in trades])
             self._watch(place, at, state, context)
             self.flat = None if self.open else state
+            self.answered = {}
         asked = {}
         for row, decision in trades.items():
-            symbol = self.given.symbols[row % self.k]
-            features = {symbol: self._features(row)}
-            answers = before_call([symbol], as_of=at, features_as_of=features, context=context, rotation=0)
-            reasons = why_not(answers[symbol], context) if self.decider.asks else None
+            reasons = self._not_asked(row, at, context) if self.decider.asks else None
             if reasons is None:
                 asked[row] = decision
             else:
                 self.found.skipped[row] = reasons
         if asked:
             self._accept(place, scan, at, asked, context, state)
+
+    def _not_asked(self, row: int, at: datetime, context: GateContext) -> str | None:
+        """What the cheap gates have against asking about the row."""
+        symbol, read = self.given.symbols[row % self.k], self._features(row)
+        # While nothing is open only the reading's age and the hour's signals tell one answer from another.
+        alike = None if self.flat is None else (read and at - read, len(context.accepted_times))
+        if alike is not None and alike in self.answered:
+            return self.answered[alike]
+        answers = before_call([symbol], as_of=at, features_as_of={symbol: read}, context=context, rotation=0)
+        found = why_not(answers[symbol], context)
+        if alike is not None:
+            self.answered[alike] = found
+        return found
 
     def _accept(
         self,

@@ -43,7 +43,7 @@ STORED = tuple(name for name in READING_COLUMNS if not name.startswith(bayesian_
 _PIECE = timedelta(days=56)
 _CANDLES = ("symbol", "open_time", "open", "high", "low", "close", "volume")
 _VERSIONS = """
-SELECT count(*) AS n, count(DISTINCT code_version) AS versions, min(code_version) AS version FROM theory_features
+SELECT min(code_version) AS oldest, max(code_version) AS newest FROM theory_features
 WHERE as_of >= ? AND as_of < ? AND symbol IN (SELECT unnest(?::VARCHAR[]))
 """
 
@@ -170,14 +170,13 @@ def prepare(
 
 def _candles(source: Store, symbols: tuple[str, ...], first: datetime, last: datetime) -> pd.DataFrame:
     """The candles before the last scan, with the history that the first one needs."""
-    rows = source.read(
+    return source.read(  # by symbol and time: the key's order
         "candles",
         start=first - MINUTE - HISTORY,
         end=last,
         symbols=symbols,
         columns=("symbol", "open_time", "open", "high", "low", "close"),
     )
-    return rows.sort_values(["symbol", "open_time"], ignore_index=True)
 
 
 def _bounds(names: npt.NDArray[np.object_], symbol: str) -> tuple[int, int]:
@@ -227,7 +226,7 @@ def _stored(
 ) -> pd.DataFrame | None:
     """The stored readings of [lower, upper), None where one that is wanted is missing or of other code."""
     found = source.query(_VERSIONS, (lower, upper, list(symbols))).iloc[0]
-    if not found["n"] or found["versions"] != 1 or found["version"] != __version__:
+    if not found["oldest"] == found["newest"] == __version__:
         return None
     rows = source.read("theory_features", start=lower, end=upper, symbols=symbols, columns=("symbol", "as_of", *STORED))
     begin, end = int(lower.timestamp()) // 60, int(upper.timestamp()) // 60

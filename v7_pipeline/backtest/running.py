@@ -49,17 +49,14 @@ class Weights:
 
         The trades whose weights have changed.
         """
-        from v7_pipeline.learning.kernels import uniqueness_from
+        from v7_pipeline.learning.kernels import reweighted
 
         if self.n == self._block.shape[1]:
             self._block = np.concatenate([self._block, np.empty_like(self._block)], axis=1)
         self._block[:, self.n] = (entry, leave, 1.0, *columns)
         self.n += 1
-        begin, end = self._block[0, : self.n], self.leave + 1.0
-        first = int(np.searchsorted(self.leave, entry))  # those that it overlaps
-        near = int(np.searchsorted(self.leave, begin[first:].min()))  # and what overlaps them
-        uniqueness_from(begin[near:], end[near:], first - near, self._block[2, first : self.n])
-        return slice(first, self.n)
+        begin, end, weights = self._block[:3, : self.n]
+        return slice(reweighted(begin, end, weights), self.n)
 
     def discounted(self, half_life: float | None) -> tuple[slice, Floats]:
         """The newest trades and their weights, halved by every `half_life` effective ones that closed later."""

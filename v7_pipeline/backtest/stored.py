@@ -58,15 +58,16 @@ def keep(target: Store, simulation: Simulation, readings: pd.DataFrame, *, run_i
     target.migrate(__version__, simulation.instants[0].to_pydatetime())
     refuse_foreign_rows(target, run_id)
     tables: dict[str, Callable[[], pd.DataFrame]] = {
-        "llm_signals": lambda: simulation.signals,
-        "gated_signals": lambda: simulation.gated,
         "outcomes": lambda: simulation.outcomes,
         "theory_performance": lambda: _performance(simulation, readings),
+        "llm_signals": lambda: simulation.signals,
+        "gated_signals": lambda: simulation.gated,
         "win_rates": lambda: simulation.win_rates,
         "confidence_thresholds": lambda: simulation.thresholds,
         "scans": lambda: _scans(simulation),
     }
-    # A table is made and checked while the one before it is written: DuckDB needs no Python for that.
+    # A table is made and checked while the one before it is written: DuckDB needs no Python for that. Small ones first,
+    # so that it is not kept waiting for long.
     with ThreadPoolExecutor(1) as making, target.transaction() as tx:
         made = {name: making.submit(_made, name, frame, marks) for name, frame in tables.items()}
         for name in tables:

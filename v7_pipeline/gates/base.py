@@ -5,10 +5,10 @@ No rule belongs here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,10 @@ class GateResult:
 def result(gate: str, reasons: Iterable[str], **inputs: Any) -> GateResult:
     """A gate's answer: passed exactly when there is no reason against it."""
     codes = tuple(reasons)
-    plain = {name: value if type(value) in _PLAIN else _plain(value) for name, value in inputs.items()}
+    plain = {
+        name: value if (kind := type(value)) in _PLAIN or (kind is float and isfinite(value)) else _plain(value)
+        for name, value in inputs.items()
+    }
     return GateResult(gate, not codes, codes, plain)
 
 
@@ -89,13 +92,11 @@ def present(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """`value` as JSON knows it; a missing number is null, never 0."""
-    if type(value) is float:
-        return value if math.isfinite(value) else None
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     if isinstance(value, (np.floating, np.integer, np.bool_)):
         value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not isfinite(value):
         return None
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["aged_bands", "coalition_totals", "permuted_statistics", "statistics_of", "uniqueness_from"]
+__all__ = ["aged_bands", "coalition_totals", "permuted_statistics", "reweighted", "statistics_of"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -146,20 +146,23 @@ def coalition_totals(
             totals[c] += (gain if buys else 0.0) + (loss if sells else 0.0)
 
 
-@_compiled(f"void({_F}, {_F}, int64, {_F})")
-def uniqueness_from(start: Floats, end: Floats, first: int, out: Floats) -> None:
-    """statistics.average_uniqueness of the intervals from place `first` on, among all that are given.
+@_compiled(f"int64({_F}, {_F}, {_F})")
+def reweighted(entry: Floats, leave: Floats, weights: Floats) -> int:
+    """statistics.average_uniqueness of every interval that the last one, just added, overlaps; the first one's place.
 
-    Whole minutes, of which `end` is not the interval's any more. out: one number for each interval from `first` on."""
-    low = start[0]
-    high = end[0]
-    for i in range(start.size):
-        low = min(low, start[i])
-        high = max(high, end[i])
-    active = np.zeros(int(high - low) + 1, np.int64)
-    for i in range(start.size):
-        active[int(start[i] - low)] += 1
-        active[int(end[i] - low)] -= 1
+    Minutes entry … leave, both included, in the order of `leave`. The other weights are left as they are."""
+    last = leave.size - 1
+    first = np.searchsorted(leave, entry[last])
+    low = entry[last]
+    for i in range(first, last):
+        low = min(low, entry[i])
+    near = np.searchsorted(leave, low)  # what overlaps those that it overlaps
+    for i in range(near, first):
+        low = min(low, entry[i])
+    active = np.zeros(int(leave[last] - low) + 2, np.int64)
+    for i in range(near, last + 1):
+        active[int(entry[i] - low)] += 1
+        active[int(leave[i] - low) + 1] -= 1
     total = np.empty(active.size)  # of 1 ÷ concurrency up to each minute
     count = 0
     share = 0.0
@@ -167,8 +170,10 @@ def uniqueness_from(start: Floats, end: Floats, first: int, out: Floats) -> None
         total[minute] = share
         count += active[minute]
         share += 1.0 / max(count, 1)
-    for i in range(first, start.size):
-        out[i - first] = (total[int(end[i] - low)] - total[int(start[i] - low)]) / (end[i] - start[i])
+    for i in range(first, last + 1):
+        minutes = leave[i] + 1.0 - entry[i]
+        weights[i] = (total[int(leave[i] - low) + 1] - total[int(entry[i] - low)]) / minutes
+    return int(first)
 
 
 @_compiled(f"void({_F}, {_F}, {_F}, {_F}, {_F}, {_F}, float64, {_F2})")

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from math import nan
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from v7_pipeline.learning.frames import closed_before, one_source, require, trade_weights
-from v7_pipeline.learning.win_rate import BetaPosterior
 
 __all__ = [
     "HALF_LIFE_TRADES",
@@ -64,8 +64,7 @@ class LearntThreshold:
         return self.previous is None or self.threshold != self.previous
 
 
-@dataclass(frozen=True, slots=True)
-class _Band:
+class _Band(NamedTuple):
     """Outcomes with a confidence in [lower, upper): what they are worth and how sure it is that they lose."""
 
     lower: float
@@ -82,9 +81,6 @@ class _Band:
     @property
     def rate(self) -> float:
         return self.wins / self.n_eff
-
-    def p_below(self, alpha: float, beta: float) -> float:
-        return 1.0 - BetaPosterior(alpha + self.wins, beta + self.losses).prob_above(self.break_even)
 
     def joined(self, other: _Band) -> _Band:
         weight = self.n_eff + other.n_eff
@@ -218,10 +214,21 @@ def band_edges(floor: float) -> tuple[float, ...]:
     return (floor, *(rung for rung in rungs if rung > floor + 1e-9)) if floor < 1 else (1.0, 1.0)
 
 
+def _p_below(bands: list[_Band], alpha: float, beta: float) -> list[float]:
+    """How sure it is that each band wins less often than it would need to: its Beta posterior below break-even."""
+    from scipy.special import betainc
+
+    if not bands:
+        return []
+    wins, losses, even = np.array([(band.wins, band.losses, band.break_even) for band in bands]).T
+    found: list[float] = betainc(alpha + wins, beta + losses, even).tolist()
+    return found
+
+
 def _step(
     bands: list[_Band], floor: float, previous: float | None, least: float, alpha: float, beta: float
 ) -> LearntThreshold:
-    below = [band.p_below(alpha, beta) for band in bands]
+    below = _p_below(bands, alpha, beta)
     total, worth = sum(band.n for band in bands), sum(band.n_eff for band in bands)
 
     def told(threshold: float, reason: str, at: int | None) -> LearntThreshold:
