@@ -258,6 +258,12 @@ class Settings(BaseSettings):
     retention_delivery_days: int = Field(
         90, ge=1, description="d; what became of an alert at each destination is kept for this long, the alert for ever"
     )
+    backtest_lag_min: int = Field(
+        0, ge=0, le=30, description="minutes; a backtest's scans see a candle this long after it closed"
+    )
+    backtest_latency_s: float = Field(
+        0.0, ge=0, le=600, description="s; a backtest's decisions come this long after their scan's instant"
+    )
     retention_backtests: int = Field(
         50, ge=1, description="backtests; the newest ones keep their store, page and figures, the count of trials stays"
     )

@@ -14,6 +14,7 @@ import pandas as pd
 
 from v7_pipeline.analyst import rules
 from v7_pipeline.backtest.prepared import Prepared
+from v7_pipeline.backtest.replay import BacktestError
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store
 from v7_pipeline.store.schema import THEORY_NAMES
@@ -38,8 +39,14 @@ STRATEGIES = ("v7", "v6", "ensemble")
 def decider_of(strategy: str, prepared: Prepared, settings: Settings, source: Store) -> Decider:
     """Who decides for a strategy; `source` has the candles that v6's models are fitted on.
 
-    The ensemble's members are simulated beside it, each with an account of its own, as they are live.
+    The ensemble's members are simulated beside it, each with an account of its own, as they are live. BacktestError for
+    v6 and what listens to it where candles come late: its models' days know of no lag.
     """
+    if strategy != "v7" and prepared.lag:
+        raise BacktestError(
+            f"{strategy} cannot be backtested with candles that come {prepared.lag} min late; "
+            "set V7_BACKTEST_LAG_MIN=0, or backtest v7 alone"
+        )
     if strategy == "v6":
         return FixedDecider("v6", "technical", _technical(prepared, settings, source))
     if strategy == "ensemble":

@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 
@@ -126,6 +126,8 @@ class _Walk:
         scopes = SCOPES if decider.strategy == "v7" else (f"strategy:{decider.strategy}",)
         self.found.win_rates = {scope: WinRate(settings) for scope in scopes}
         self.scans: list[int] = prepared.scans.tolist()
+        self.after = 1 + prepared.lag  # minutes from a candle's opening until a scan knows it
+        self.latency = timedelta(seconds=settings.backtest_latency_s)
         self.minutes = {symbol: prepared.minutes[slice(*ends)] for symbol, ends in prepared.bounds.items()}
         self.k = len(prepared.symbols)
         self.possible: list[int] = np.unique(self.labels.rows).tolist()
@@ -175,9 +177,9 @@ class _Walk:
             return place
         soonest = [self._next_possible(place)]
         if self.closing:
-            soonest.append(bisect_left(scans, self.closing[0][0] + 1))
+            soonest.append(bisect_left(scans, self.closing[0][0] + self.after))
         # What enters, and the firm's midnight, move the account's limits.
-        entries = [trade.entry + 1 for trade in self.open if trade.entry + 1 > scans[place - 1]]
+        entries = [at for trade in self.open if (at := trade.entry + self.after) > scans[place - 1]]
         soonest += [bisect_left(scans, at) for at in entries]
         # Of the day before, the scan after the one that meets midnight knows nothing any more.
         next_begun = bisect_left(self.begun, place)
@@ -219,7 +221,7 @@ class _Walk:
         for row in rows:
             self._decide_up_to(self.place_of[row])
         trades = {row: self.decided[row] for row in rows if row in self.decided}
-        over = [trade for trade in self.open if trade.exit + 1 <= scan]
+        over = [trade for trade in self.open if trade.exit + self.after <= scan]
         if trades or self._account_moves(place, scan):
             self._gate(place, scan, at, trades)
         self._learn(scan, over)
@@ -229,7 +231,7 @@ class _Walk:
         if self.check or place in self.begins:
             return True
         before = self.scans[place - 1] if place else scan - 1
-        return any(before < at + 1 <= scan for trade in self.open for at in (trade.entry, trade.exit))
+        return any(before < at + self.after <= scan for trade in self.open for at in (trade.entry, trade.exit))
 
     def _gate(self, place: int, scan: int, at: datetime, trades: Mapping[int, Mapping[str, Any]]) -> None:
         """The account as of the scan, and what the gates say of its trades."""
@@ -355,7 +357,7 @@ class _Walk:
             "signal_id": signal_id(self.decider.strategy, symbol, at),
             "as_of": at,
             "features_as_of": self._features(row),
-            "decided_at": at,
+            "decided_at": at + self.latency,
             "symbol": symbol,
             "strategy": self.decider.strategy,
             "market_price": float(self.given.price[row]),
@@ -394,8 +396,9 @@ class _Walk:
         def numbers(name: str) -> Floats:
             return np.array([getattr(trade, name) for trade in held], dtype=np.float64)
 
+        known_to = scan - self.given.lag
         exits = np.array([trade.exit for trade in held], dtype=np.int64)
-        never = exits == NEVER
+        never = exits >= known_to
         book = Book(
             symbol=np.array([trade.symbol for trade in held], dtype=object),
             direction=numbers("direction"),
@@ -410,12 +413,12 @@ class _Walk:
             worst_case=numbers("worst_case"),
             closed=~never,
         )
-        known = book.kept(book.entry + MINUTE_US <= scan * MINUTE_US)
+        known = book.kept(book.entry + MINUTE_US <= known_to * MINUTE_US)
         first = min(self.opened, int(known.entry.min()) // MINUTE_US if len(known.entry) else self.opened)
         begin = max(first, self.opened - 4 * HOUR) - 4 * HOUR
         return state_of(
             known,
-            {symbol: self._path(symbol, begin, scan) for symbol in set(known.symbol)},
+            {symbol: self._path(symbol, begin, known_to) for symbol in set(known.symbol)},
             self.rules,
             initial_usd=self.settings.account_initial_usd,
             as_of=at,
@@ -429,8 +432,8 @@ class _Walk:
         return PricePath._make(column[own] for column in whole)
 
     def _context(self, place: int, scan: int, state: AccountState, symbols: list[str]) -> GateContext:
-        trading = sorted((t for t in self.open if t.exit + 1 > scan), key=lambda t: (t.scan, t.symbol))
-        waiting = [trade for trade in trading if trade.entry + 1 > scan]
+        trading = sorted((t for t in self.open if t.exit + self.after > scan), key=lambda t: (t.scan, t.symbol))
+        waiting = [trade for trade in trading if trade.entry + self.after > scan]
         self.recent = [at for at in self.recent if at > scan - HOUR]
         ends = [trade.ends for trade in trading]
         until = None
@@ -496,7 +499,9 @@ class _Walk:
     def _gaps_ahead(self, state: AccountState) -> bool:
         """Whether an open position's prices become too old for the gate before the next event."""
         scan = int(state.as_of.timestamp()) // 60
-        most = int(self.limits.max_equity_age_s) // 60
+        most = int(self.limits.max_equity_age_s) // 60 - self.given.lag
+        if most < 1:
+            return True
         for trade in self.open:
             path = self.minutes[trade.symbol]
             last = min(trade.exit, self.scans[-1])
@@ -510,10 +515,10 @@ class _Walk:
     def _learn(self, scan: int, over: list[Trade]) -> None:
         """What closed since the scan before, known from this one on."""
         closed: list[tuple[int, int, str, float]] = []
-        while self.closing and self.closing[0][0] + 1 <= scan:
+        while self.closing and self.closing[0][0] + self.after <= scan:
             closed.append(heapq.heappop(self.closing))
         if over:
-            self.open = [trade for trade in self.open if trade.exit + 1 > scan]
+            self.open = [trade for trade in self.open if trade.exit + self.after > scan]
             self.of_the_day += over
         if not closed:
             return

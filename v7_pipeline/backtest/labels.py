@@ -81,7 +81,7 @@ class Labels:
         self.outcomes = follow(
             self.plans,
             prepared.candles,
-            as_of=prepared.instants[-1].to_pydatetime(),
+            as_of=prepared.known_to,
             fee_preset=settings.fees,
             slippage=settings.slippage,
             breakeven_band_r=settings.breakeven_band_r,

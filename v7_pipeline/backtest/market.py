@@ -28,12 +28,13 @@ OnPage = Callable[[str, int, int], None]
 class StoredMarket:
     """Candles of `source` as answers of a market; `venue` is what its rows are marked with.
 
-    Rows read ahead are kept in memory and never handed out before they are closed at `now`.
+    Rows read ahead are kept in memory and never handed out before they are closed at `now` less `lag`: how long it
+    takes from a candle's close until it is published.
     """
 
-    def __init__(self, source: Store, *, venue: str) -> None:
+    def __init__(self, source: Store, *, venue: str, lag: timedelta = timedelta(0)) -> None:
         self.venue = venue
-        self._source = source
+        self._source, self._lag = source, lag
         self._span: tuple[datetime, datetime] | None = None
         self._symbols: frozenset[str] = frozenset()
         self._held: dict[str, pd.DataFrame] = {}
@@ -59,7 +60,7 @@ class StoredMarket:
 
     def _answer(self, symbol: str, start: datetime, end: datetime, now: datetime) -> Fetched:
         rows = self._held[symbol]
-        closed = min(end, minute(now))  # open times are whole minutes
+        closed = min(end, minute(now - self._lag))  # open times are whole minutes
         first, stop = rows["open_time"].searchsorted([pd.Timestamp(start), pd.Timestamp(closed)])
         frame, repairs = clean(rows.iloc[first:stop], symbol=symbol, start=start, end=end, now=now)
         return Fetched(frame, repairs, 1)

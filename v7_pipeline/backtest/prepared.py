@@ -58,7 +58,7 @@ class Prepared:
     rows have the symbols of one scan beside each other. `candles`: symbol, open_time, open, high, low, close, ordered;
     `minutes`: the open_time of each as an epoch minute. `features`: the epoch minute of the newest reading at each scan
     and symbol, −1 where there is none; `price` and `increment` in USD, NaN without a candle in the four hours before.
-    `readings`: STORED columns of that reading.
+    `readings`: STORED columns of that reading. `lag`: minutes after its close in which no scan sees a candle yet.
     """
 
     scans: Ints
@@ -72,6 +72,7 @@ class Prepared:
     price: Floats
     increment: Floats
     readings: pd.DataFrame
+    lag: int = 0
 
     @property
     def rows(self) -> int:
@@ -85,6 +86,12 @@ class Prepared:
     @cached_property
     def instants(self) -> pd.DatetimeIndex:
         return pd.DatetimeIndex((self.scans * 60_000_000).astype("datetime64[us]")).tz_localize("UTC")
+
+    @property
+    def known_to(self) -> datetime:
+        """Until when the last scan knows candles."""
+        last: datetime = self.instants[-1].to_pydatetime()
+        return last - self.lag * MINUTE
 
     @cached_property
     def paths(self) -> dict[str, PricePath]:
@@ -116,6 +123,7 @@ class Prepared:
             window = np.full(DAY, np.nan)
             part = dense[symbol][max(begin, 0) : begin + DAY]
             window[max(-begin, 0) : max(-begin, 0) + len(part)] = part
+            window[DAY - self.lag :] = np.nan
             steps = window.reshape(-1, 5)
             last = steps[:, 4].copy()
             for place in (3, 2, 1, 0):
@@ -147,11 +155,12 @@ def prepare(
     minutes = candles["open_time"].astype("datetime64[us, UTC]").astype("int64").to_numpy() // 60_000_000
     names = candles["symbol"].to_numpy(object)
     bounds = {symbol: _bounds(names, symbol) for symbol in symbols}
-    newest = np.stack([_newest(minutes, *bounds[symbol], scans) for symbol in symbols], axis=1).ravel()
+    lag = settings.backtest_lag_min
+    newest = np.stack([_newest(minutes, *bounds[symbol], scans, lag) for symbol in symbols], axis=1).ravel()
     known_ = newest >= 0
     features = np.where(known_, minutes[newest] + 1, -1) if len(minutes) else np.full(len(newest), -1)
     close = candles["close"].to_numpy(np.float64)
-    steps = [price_steps(candles.iloc[slice(*bounds[symbol])], index) for symbol in symbols]
+    steps = [price_steps(candles.iloc[slice(*bounds[symbol])], index, lag_minutes=lag) for symbol in symbols]
     increment = np.stack(steps, axis=1).ravel()
     return Prepared(
         scans=scans,
@@ -165,6 +174,7 @@ def prepare(
         price=np.where(known_, close[newest], np.nan) if len(close) else np.full(len(newest), np.nan),
         increment=np.where(known_, increment, np.nan),
         readings=_readings(source, settings, symbols, features, on_progress),
+        lag=lag,
     )
 
 
@@ -184,10 +194,10 @@ def _bounds(names: npt.NDArray[np.object_], symbol: str) -> tuple[int, int]:
     return (int(own[0]), int(own[-1]) + 1) if len(own) else (0, 0)
 
 
-def _newest(minutes: Ints, begin: int, end: int, scans: Ints) -> Ints:
-    """The place of the newest candle closed by each scan and begun in the four hours before; −1: none."""
+def _newest(minutes: Ints, begin: int, end: int, scans: Ints, lag: int) -> Ints:
+    """The place of the newest candle that each scan sees and that began in the four hours before; −1: none."""
     own = minutes[begin:end]
-    place = np.searchsorted(own, scans) - 1
+    place = np.searchsorted(own, scans - lag) - 1
     near = (place >= 0) & (own[place] >= scans - NEAR) if len(own) else np.zeros(len(scans), dtype=bool)
     return np.where(near, place + begin, -1)
 

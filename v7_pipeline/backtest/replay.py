@@ -99,7 +99,7 @@ def replay(
     run_id = backtest_id(settings, start=start, end=end, every=every, analyst=analyst.name)
     target.migrate(__version__, instants[0])  # like every clock of a backtest, this one stands in the replayed time
     refuse_foreign_rows(target, run_id)
-    market = StoredMarket(source, venue=venue)
+    market = StoredMarket(source, venue=venue, lag=settings.backtest_lag_min * MINUTE)
     with target.session():
         finished = set(target.query("SELECT as_of FROM scans WHERE status = 'finished'")["as_of"])
         for done, as_of in enumerate(instants, 1):
@@ -164,7 +164,7 @@ def _context(
         as_of=as_of,
         run_id=run_id,
         source=SOURCE,
-        clock=lambda: as_of,
+        clock=lambda: as_of + timedelta(seconds=settings.backtest_latency_s),
         wall_clock=lambda: as_of + 2 * LATE_AFTER,  # a look at the past: nobody is alerted of it
     )
 

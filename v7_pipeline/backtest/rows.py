@@ -6,6 +6,7 @@ Columns and types are store/schema.py's; nothing is decided here, and what the w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -43,7 +44,8 @@ def frames(prepared: Prepared, settings: Settings, decider: Decider, found: Foun
     known = {scope: posterior for scope, posterior in posteriors.items() if posterior is not None}
     decided = decider.decide(np.arange(prepared.rows), known)
     skipped = _skipped(prepared, settings, found) if decider.asks else np.full(prepared.rows, "", dtype=object)
-    signals = _signals(prepared, decider, decided, skipped)
+    latency = timedelta(seconds=settings.backtest_latency_s)
+    signals = _signals(prepared, decider, decided, skipped, latency)
     trades = signals["side"].isin(("BUY", "SELL")).to_numpy()
     gated = _gated(prepared, settings, found, signals, trades)
     _check(found, signals, trades)
@@ -59,7 +61,9 @@ def frames(prepared: Prepared, settings: Settings, decider: Decider, found: Foun
     )
 
 
-def _signals(prepared: Prepared, decider: Decider, decided: pd.DataFrame, skipped: Words) -> pd.DataFrame:
+def _signals(
+    prepared: Prepared, decider: Decider, decided: pd.DataFrame, skipped: Words, latency: timedelta
+) -> pd.DataFrame:
     rows, k = prepared.rows, len(prepared.symbols)
     asked = skipped == ""
     answered = asked & (decided["status"] == "answered").to_numpy()
@@ -76,7 +80,7 @@ def _signals(prepared: Prepared, decider: Decider, decided: pd.DataFrame, skippe
         "signal_id": decider.strategy + "-" + symbol + "-" + stamps,
         "as_of": as_of,
         "features_as_of": _instants(prepared.features),
-        "decided_at": as_of,
+        "decided_at": as_of + latency,
         "symbol": symbol,
         "strategy": np.full(rows, decider.strategy, dtype=object),
         "analyst": np.full(rows, decider.analyst, dtype=object),
@@ -86,7 +90,9 @@ def _signals(prepared: Prepared, decider: Decider, decided: pd.DataFrame, skippe
         "horizon_minutes": pd.array(horizon, dtype="Int64"),
         "key_theories": np.where(answered & decider.asks, decided["key_theories"].to_numpy(object), nothing),
         "market_price": prepared.price,
-        "price_age_s": np.where(priced, (prepared.scan_of - prepared.features) * 60.0, np.nan),
+        "price_age_s": np.where(
+            priced, (prepared.scan_of - prepared.features) * 60.0 + latency.total_seconds(), np.nan
+        ),
         "status": status,
         "status_reason": np.where(answered, nothing, np.where(asked, _unanswered(decider, decided), skipped)),
     }
@@ -173,7 +179,7 @@ def _both_sides_open(prepared: Prepared, found: Found) -> npt.NDArray[np.bool_]:
         side, symbol = int(trade.side == "BUY"), trade.row % k
         held[side, trade.row // k + 1, symbol] += 1
         if trade.exit != NEVER:
-            held[side, np.searchsorted(prepared.scans, trade.exit + 1), symbol] -= 1
+            held[side, np.searchsorted(prepared.scans, trade.exit + 1 + prepared.lag), symbol] -= 1
     open_ = np.cumsum(held, axis=1)[:, :-1] > 0
     both: npt.NDArray[np.bool_] = (open_[0] & open_[1]).ravel()
     return both
@@ -189,8 +195,9 @@ def _gated(
     k = len(prepared.symbols)
     age = (prepared.scan_of - prepared.features) * 60.0
     halt, _ = _refusals(prepared, found)
+    in_time = settings.backtest_latency_s <= settings.max_decision_delay_s
     passed = {
-        "freshness": (prepared.features >= 0) & (age <= settings.max_price_age_s),
+        "freshness": (prepared.features >= 0) & (age <= settings.max_price_age_s) & in_time,
         "halt": np.repeat(halt == "", k),
         "budget": np.ones(prepared.rows, dtype=bool),
         "calls": np.ones(prepared.rows, dtype=bool),
@@ -263,7 +270,7 @@ def _outcomes(
     outcomes = follow(
         plans.reset_index(drop=True),
         prepared.candles,
-        as_of=prepared.instants[-1].to_pydatetime(),
+        as_of=prepared.known_to,
         fee_preset=settings.fees,
         slippage=settings.slippage,
         breakeven_band_r=settings.breakeven_band_r,
@@ -271,8 +278,9 @@ def _outcomes(
     scans = prepared.instants.as_unit("us")
     # An open one says the same until its next candle comes.
     known = (outcomes["exit_time"] + pd.Timedelta(minutes=1)).fillna(outcomes["followed_until"])
-    known = known.fillna(outcomes["as_of"])
-    outcomes["labelled_at"] = scans[np.minimum(scans.searchsorted(known), len(scans) - 1)]
+    known = (known + pd.Timedelta(minutes=prepared.lag)).fillna(outcomes["as_of"])
+    latency = pd.Timedelta(seconds=settings.backtest_latency_s)
+    outcomes["labelled_at"] = scans[np.minimum(scans.searchsorted(known), len(scans) - 1)] + latency
     return outcomes
 
 

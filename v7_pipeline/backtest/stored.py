@@ -96,7 +96,10 @@ def _scans(simulation: Simulation) -> pd.DataFrame:
     """A finished row for each scan."""
     k = len(simulation.settings.symbols)
     accepted = simulation.gated["accepted"].to_numpy().reshape(-1, k).sum(axis=1)
-    closed = simulation.outcomes.loc[simulation.outcomes["outcome"] != "open", "labelled_at"].value_counts()
+    latency = timedelta(seconds=simulation.settings.backtest_latency_s)
+    closed = (
+        simulation.outcomes.loc[simulation.outcomes["outcome"] != "open", "labelled_at"].sub(latency).value_counts()
+    )
     instants = simulation.instants
     return pd.DataFrame(
         {

@@ -317,10 +317,11 @@ def inputs_at(candles: pd.DataFrame, instants: pd.DatetimeIndex, measured: pd.Da
     return pd.DataFrame({**head, **dict(zip(names, values.T, strict=True))})
 
 
-def price_steps(candles: pd.DataFrame, instants: pd.DatetimeIndex) -> Floats:
+def price_steps(candles: pd.DataFrame, instants: pd.DatetimeIndex, lag_minutes: int = 0) -> Floats:
     """The quote increment that the candles of the four hours before each instant show; of one symbol, ascending.
 
-    10 to the minus of the most decimals seen, as scan.decide.quote_increment finds it; 1e-8 without a candle.
+    Those that closed in the last `lag_minutes` are not seen yet. 10 to the minus of the most decimals seen, as
+    scan.decide.quote_increment finds it; 1e-8 without a candle.
     """
     prices = candles[["open", "high", "low", "close"]].to_numpy(dtype=float)
     decimals = np.full(len(prices), _MOST_DECIMALS)
@@ -330,7 +331,7 @@ def price_steps(candles: pd.DataFrame, instants: pd.DatetimeIndex) -> Floats:
         decimals[exact] = places
         open_ &= ~exact
     opened, asked = _minutes(candles["open_time"]), _minutes(instants)
-    stop = np.searchsorted(opened, asked)
+    stop = np.searchsorted(opened, asked - lag_minutes)
     first = np.searchsorted(opened, asked - _PRICE_STEP_MINUTES)
     most = np.full(len(asked), 0)
     for places in range(1, _MOST_DECIMALS + 1):
