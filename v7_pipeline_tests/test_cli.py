@@ -511,7 +511,7 @@ def test_backtest_asks_a_paid_analyst_with_the_theories_and_without_after_a_yes(
     assert "once more without the theories, as a baseline" in said.err.replace("\n", " ")
     told = json.loads(said.out)
     assert told["baselines"][0]["name"] == "deepseek without theories" and not told["absent_baselines"]
-    assert "1 questions, 1 answered" in told["baselines"][0]["meaning"]
+    assert "1 question, 1 answered" in told["baselines"][0]["meaning"]
     rows = store.rows(calls)
     assert [row["analyst"] for row in rows] == ["deepseek-backtest", "deepseek-without-theories"]
     once = v7(*span, "--yes", "--json", "--once")

@@ -256,14 +256,14 @@ def analyst_without_theories(found: Simulation, own: Simulation, candles: pd.Dat
     """
     asked = ~found.signals["status_reason"].isin(_NOT_ASKED)
     answered = asked & (found.signals["status"] == "answered")
-    trades = int((answered & found.signals["side"].isin(("BUY", "SELL"))).sum())
+    n, trades = int(asked.sum()), int((answered & found.signals["side"].isin(("BUY", "SELL"))).sum())
     both = _asked_of(own).merge(_asked_of(found), on=["symbol", "as_of"], suffixes=("_own", "_plain"))
     other = int((both["side_own"].fillna("") != both["side_plain"].fillna("")).sum())
     return as_baseline(
         found,
         "The same language model at the same instants with the same task, account and plan, told the candles of four "
         "hours instead of the theories: what v7 has more than this is what the theories were worth to it. "
-        f"{int(asked.sum()):,} questions, {int(answered.sum()):,} answered, {trades:,} BUY or SELL; of "
+        f"{n:,} question{'' if n == 1 else 's'}, {int(answered.sum()):,} answered, {trades:,} BUY or SELL; of "
         f"{len(both):,} that both were asked {other:,} were decided otherwise.",
         candles,
     )
