@@ -88,15 +88,18 @@ def backtest(
     settings = settings_of(demo, symbols=symbols)
     check_rules(settings)
     start, end = span_of(*days_of(first, last), hours)
+    paid = _Paid(sample, seed, yes, twice=compare and not once)
+    who = analyst or ("replay" if settings.analyst == "replay" else "rules")
+    asked = _as_options(who, fallback, paid, compare=compare)
     configuration = Configuration(
         start=start,
         end=end,
         every=timedelta(minutes=every),
         strategies=tuple(dict.fromkeys(name.strip() for name in strategy.split(",") if name.strip())),
-        analyst=analyst or ("replay" if settings.analyst == "replay" else "rules"),
+        analyst=who,
         fees=fees,
         compare=compare,
-        command=_command(first, last, settings, strategy, fees, every, hours),
+        command=" ".join([_command(first, last, settings, strategy, fees, every, hours), *asked]),
     )
     try:
         chosen = configuration.settings(settings)
@@ -106,7 +109,6 @@ def backtest(
         raise UsageProblemError(str(error)) from None
     if fallback:
         chosen = chosen.model_copy(update={"replay_fallback": fallback})
-    paid = _Paid(sample, seed, yes, twice=compare and not once)
     made, tried = _run(chosen, configuration, sweep or [], paid, fresh=fresh, quiet=as_json)
     if as_json:
         typer.echo(made.data.read_text(encoding="utf-8"))
@@ -141,6 +143,19 @@ class _Paid:
     seed: int | None
     yes: bool
     twice: bool
+
+
+def _as_options(who: str, fallback: str | None, paid: _Paid, *, compare: bool) -> list[str]:
+    """Who was asked, and how, as the command line has it."""
+    parts = [] if compare else ["--no-compare"]
+    if who == "rules":
+        return parts
+    parts.append(f"--analyst {who}")
+    if who == "replay":
+        return [*parts, f"--fallback {fallback}"] if fallback else parts
+    parts.append(f"--sample {paid.sample}")
+    parts += [] if paid.seed is None else [f"--seed {paid.seed}"]
+    return parts if paid.twice or not compare else [*parts, "--once"]
 
 
 def _run(

@@ -511,11 +511,13 @@ def test_backtest_asks_a_paid_analyst_with_the_theories_and_without_after_a_yes(
     assert "once more without the theories, as a baseline" in said.err.replace("\n", " ")
     told = json.loads(said.out)
     assert told["baselines"][0]["name"] == "deepseek without theories" and not told["absent_baselines"]
+    assert told["command"].endswith("--every 30 --hours 1 --demo --analyst deepseek --sample 1")
     assert "1 question, 1 answered" in told["baselines"][0]["meaning"]
     rows = store.rows(calls)
     assert [row["analyst"] for row in rows] == ["deepseek-backtest", "deepseek-without-theories"]
     once = v7(*span, "--yes", "--json", "--once")
     assert once.code == 0 and store.rows(calls) == rows, "what was answered is not paid for again"
+    assert json.loads(once.out)["command"].endswith("--sample 1 --once")
     assert "once more" not in once.err and "(--once)" in json.loads(once.out)["absent_baselines"][0]["why"]
 
 
