@@ -69,6 +69,9 @@ def backtest(
     fees: Annotated[str | None, typer.Option(help="A fee preset, such as ftmo-crypto. Default: V7_FEES.")] = None,
     every: Annotated[int, typer.Option(min=1, help="min; between two scans.")] = 2,
     hours: Annotated[int | None, typer.Option(min=1, help="h; only the first hours of the span.")] = None,
+    like_live: Annotated[
+        bool, typer.Option("--as-live", help="Candles as late and decisions as slow as this store's live scans.")
+    ] = False,
     sweep: Annotated[
         list[str] | None, typer.Option(help="Settings to try, as min_confidence=0.55,0.6;horizon_minutes=120,240.")
     ] = None,
@@ -87,6 +90,8 @@ def backtest(
 
     settings = settings_of(demo, symbols=symbols)
     check_rules(settings)
+    if like_live:
+        settings = _as_live(settings, quiet=as_json)
     start, end = span_of(*days_of(first, last), hours)
     paid = _Paid(sample, seed, yes, twice=compare and not once)
     who = analyst or ("replay" if settings.analyst == "replay" else "rules")
@@ -120,6 +125,15 @@ def backtest(
         webbrowser.open(made.page.resolve().as_uri())
 
 
+def _as_live(settings: Settings, *, quiet: bool) -> Settings:
+    from v7_pipeline.backtest.pace import as_live
+    from v7_pipeline.console import RichTeller, out
+
+    found, pace = as_live(settings, store_of(settings))
+    RichTeller(out(stderr=quiet)).line(pace.sentence[:1].upper() + pace.sentence[1:] + ".")
+    return found
+
+
 def _command(
     first: str, last: str, settings: Settings, strategy: str, fees: str | None, every: int, hours: int | None
 ) -> str:
@@ -129,7 +143,8 @@ def _command(
     parts += [f"--every {every}"] if every != 2 else []
     parts += [f"--hours {hours}"] if hours else []
     parts += ["--demo"] if settings.mode == "demo" else []
-    return " ".join(parts)
+    pace = {"V7_BACKTEST_LAG_MIN": settings.backtest_lag_min, "V7_BACKTEST_LATENCY_S": settings.backtest_latency_s}
+    return " ".join([*(f"{name}={value:g}" for name, value in pace.items() if value), *parts])
 
 
 @dataclass(frozen=True)

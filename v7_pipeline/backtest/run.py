@@ -21,6 +21,7 @@ from v7_pipeline.backtest.comparison import Baseline, RandomEntry, Simulation, T
 from v7_pipeline.backtest.deciders import STRATEGIES, decider_of
 from v7_pipeline.backtest.engine import simulate
 from v7_pipeline.backtest.figures import Figures, Material, figures
+from v7_pipeline.backtest.pace import pace_notes
 from v7_pipeline.backtest.page import write_report
 from v7_pipeline.backtest.prepared import Prepared, prepare
 from v7_pipeline.backtest.random_entry import DRAWS, random_entry, seed_of
@@ -160,7 +161,8 @@ def run_backtest(
         else:
             result = replay(source, target, chosen, **configuration.span, analyst=analyst, on_progress=on_progress)
             kept, what = result.kept, material(target, chosen, command=configuration.command)
-    what = replace(what, notes=(*configuration.notes, *_who_answered(what)), absent=_absent(configuration, plain))
+    notes = (*configuration.notes, *_who_answered(what), *pace_notes(chosen))
+    what = replace(what, notes=notes, absent=_absent(configuration, plain))
     again = _again(source, chosen, configuration, plain, folder / f"{run_id}{BESIDE}", on_progress)
     what, interrupted = _compared(
         source, given, what, configuration, settings, now or datetime.now(UTC), on_progress, again

@@ -136,11 +136,11 @@ def test_it_is_the_replay_through_gaps_limits_and_losses(tmp_path: Path, changes
 def test_it_is_the_replay_where_candles_come_late_and_decisions_take_time(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    end = START + timedelta(hours=2)
+    end, every = START + timedelta(hours=3), timedelta(minutes=6)
     settings = settings_of(**changes)
     source, target = holding(tmp_path / "source.duckdb", _with_gaps(end)), fresh(tmp_path / "target.duckdb")
-    replay(source, target, settings, start=START, end=end, every=timedelta(minutes=4))
-    found = simulate(prepare(source, settings, start=START, end=end, every=timedelta(minutes=4)), settings)
+    replay(source, target, settings, start=START, end=end, every=every)
+    found = simulate(prepare(source, settings, start=START, end=end, every=every), settings)
     # What arrives late is learnt as of its own instant there, afterwards; what was decided on it is the same.
     counts = assert_same(target, found, learnt=False)
     assert min(counts["trades"], counts["accepted"], counts["closed"]) > 0, counts
