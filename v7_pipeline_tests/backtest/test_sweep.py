@@ -146,7 +146,7 @@ def test_ctrl_c_keeps_what_is_done_and_waits_for_nothing(swept: Callable[..., li
     assert found.interrupted and found.left == ("slow 1", "slow 2") and not found.failed
     assert recorded == [quick.name] == [one.candidate.name for one in found.tried]
     for process in multiprocessing.active_children():
-        process.join(10)
+        process.join(60)
     assert not multiprocessing.active_children()
 
 

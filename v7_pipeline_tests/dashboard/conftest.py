@@ -55,7 +55,7 @@ def serve() -> Iterator[Callable[..., Get]]:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         servers.append((server, thread))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not server.started:
             assert time.monotonic() < deadline, "the dashboard did not start"
             time.sleep(0.01)
@@ -64,7 +64,7 @@ def serve() -> Iterator[Callable[..., Get]]:
         def get(path: str, host: str | None = None) -> Answer:
             request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Host": host} if host else {})
             try:
-                with urllib.request.urlopen(request, timeout=30) as reply:
+                with urllib.request.urlopen(request, timeout=60) as reply:
                     return Answer(reply.status, dict(reply.headers), reply.read().decode())
             except urllib.error.HTTPError as error:
                 return Answer(error.code, dict(error.headers), error.read().decode())

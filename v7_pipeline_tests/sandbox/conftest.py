@@ -33,7 +33,7 @@ class Client:
         self.server, self.session = server, requests.Session()
 
     def get(self, path: str, **params: Any) -> requests.Response:
-        return self.session.get(self.server.url + path, params=params, timeout=10)
+        return self.session.get(self.server.url + path, params=params, timeout=60)
 
     def candles(
         self, start: int | str, end: int | str, symbol: str = "BTC-USD", granularity: Any = 60
@@ -55,7 +55,7 @@ class Client:
             "thinking": {"type": "disabled"},
         } | changes
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return self.session.post(f"{self.server.url}{prefix}/chat/completions", json=body, headers=headers, timeout=10)
+        return self.session.post(f"{self.server.url}{prefix}/chat/completions", json=body, headers=headers, timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ PAST = MINUTE_S - 86_400
 
 
 def switch(client: Client, **fault: object) -> requests.Response:
-    return requests.post(f"{client.server.url}/_faults", json=fault, timeout=5)
+    return requests.post(f"{client.server.url}/_faults", json=fault, timeout=60)
 
 
 def page(client: Client, symbol: str = "BTC-USD") -> requests.Response:
@@ -32,17 +32,17 @@ def content(answer: requests.Response) -> str:
 
 def test_a_fault_is_listed_counted_down_and_gone(client: Client) -> None:
     assert switch(client, path="candles", kind="status", status=500, count=2).status_code == 201
-    listed = requests.get(f"{client.server.url}/_faults", timeout=5).json()
+    listed = requests.get(f"{client.server.url}/_faults", timeout=60).json()
     assert [(f["path"], f["kind"], f["status"], f["count"]) for f in listed] == [("candles", "status", 500, 2)]
     assert [page(client).status_code for _ in range(4)] == [500, 500, 200, 200]
-    assert requests.get(f"{client.server.url}/_faults", timeout=5).json() == []
+    assert requests.get(f"{client.server.url}/_faults", timeout=60).json() == []
 
 
 def test_delete_switches_all_off(client: Client) -> None:
     switch(client, path="*", kind="status", status=503)
     assert page(client).status_code == client.chat().status_code == client.get("/time").status_code == 503
     assert client.get("/health").status_code == 200  # the sandbox's own pages are spared
-    assert requests.delete(f"{client.server.url}/_faults", timeout=5).json() == []
+    assert requests.delete(f"{client.server.url}/_faults", timeout=60).json() == []
     assert page(client).status_code == 200
 
 
@@ -77,7 +77,7 @@ def test_faults_queue_in_the_order_they_were_asked_for(client: Client) -> None:
     ],
 )
 def test_a_fault_that_does_not_exist_is_refused_with_a_sentence(client: Client, spec: object) -> None:
-    answer = requests.post(f"{client.server.url}/_faults", json=spec, timeout=5)
+    answer = requests.post(f"{client.server.url}/_faults", json=spec, timeout=60)
     assert answer.status_code == 422 and "a fault is like" in answer.json()["error"]
     assert client.server.faults.list() == []
 
@@ -141,14 +141,14 @@ def test_a_truncated_body_ends_before_its_length(client: Client, path: str) -> N
 
 
 def test_a_slow_drip_beats_a_time_out_between_bytes_and_arrives_whole(client: Client) -> None:
-    switch(client, path="candles", kind="slow_drip", delay_s=0.6, count=1)
+    switch(client, path="candles", kind="slow_drip", delay_s=1.2, count=1)
     begun = time.monotonic()
     answer = requests.get(
         f"{client.server.url}/products/BTC-USD/candles",
         params={"granularity": 60, "start": PAST, "end": PAST + 600},
-        timeout=0.3,  # longer than any pause between two bytes, shorter than the whole
+        timeout=1.0,  # longer than any pause between two bytes, shorter than the whole
     )
-    assert 0.5 < time.monotonic() - begun < 3
+    assert time.monotonic() - begun > 1.0
     assert answer.json() == page(client).json()
 
 
@@ -166,14 +166,14 @@ def test_a_client_that_leaves_a_drip_does_not_hold_the_server(client: Client) ->
         f"{client.server.url}/products/BTC-USD/candles",
         params={"granularity": 60, "start": PAST, "end": PAST + 600},
         stream=True,
-        timeout=2,
+        timeout=60,
     ) as answer:
         next(answer.iter_content(1))
     assert page(client).status_code == 200
 
 
 def test_a_delay_holds_the_answer_back(client: Client) -> None:
-    switch(client, path="time", kind="delay", delay_s=0.3, count=1)
+    switch(client, path="time", kind="delay", delay_s=30, count=1)
     with pytest.raises(requests.ReadTimeout):
         requests.get(f"{client.server.url}/time", timeout=0.1)
 

@@ -62,7 +62,7 @@ def test_requests_are_counted_by_endpoint(client: Client) -> None:
     client.chat()
     client.get("/health")
     assert client.get("/_requests").json() == {"candles": 2, "chat": 1} == client.server.counts
-    assert client.session.delete(f"{client.server.url}/_requests", timeout=5).json() == {}
+    assert client.session.delete(f"{client.server.url}/_requests", timeout=60).json() == {}
 
 
 def test_many_clients_at_once_get_what_one_gets(client: Client) -> None:
@@ -70,7 +70,7 @@ def test_many_clients_at_once_get_what_one_gets(client: Client) -> None:
 
     def ask(start: int) -> object:
         url = f"{client.server.url}/products/SOL-USD/candles"
-        return requests.get(url, params={"granularity": 60, "start": start, "end": start + 299 * 60}, timeout=10).json()
+        return requests.get(url, params={"granularity": 60, "start": start, "end": start + 299 * 60}, timeout=60).json()
 
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(ask, starts)) == [ask(start) for start in starts]
@@ -86,13 +86,14 @@ def test_two_servers_with_one_seed_agree_and_a_third_with_another_does_not() -> 
 
 def test_by_default_the_clock_is_the_wall() -> None:
     with SandboxServer() as server:
-        assert abs(Client(server).get("/time").json()["epoch"] - time.time()) < 5
+        before = time.time()
+        assert before - 1 <= Client(server).get("/time").json()["epoch"] <= time.time() + 1
 
 
 def test_leaving_the_context_frees_the_port_and_ends_the_thread() -> None:
     with SandboxServer() as server:
         url = server.url
-        assert requests.get(f"{url}/health", timeout=5).ok
+        assert requests.get(f"{url}/health", timeout=60).ok
     assert not server._thread.is_alive()
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{url}/health", timeout=1)
@@ -101,10 +102,10 @@ def test_leaving_the_context_frees_the_port_and_ends_the_thread() -> None:
 def test_leaving_the_context_does_not_wait_for_a_slow_drip() -> None:
     with SandboxServer() as server:
         server.fault("time", "slow_drip", delay_s=60)
-        answer = requests.get(f"{server.url}/time", stream=True, timeout=5)
+        answer = requests.get(f"{server.url}/time", stream=True, timeout=60)
         begun = time.monotonic()
     answer.close()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -122,14 +123,14 @@ def test_run_serves_quietly_until_a_signal_and_ends_cleanly(number: signal.Signa
         stderr=subprocess.STDOUT,
     )
     try:
-        for _ in range(200):
+        for _ in range(600):
             try:
-                assert requests.get(f"http://127.0.0.1:{port}/health", timeout=1).json()["seed"] == 3
+                assert requests.get(f"http://127.0.0.1:{port}/health", timeout=60).json()["seed"] == 3
                 break
             except requests.ConnectionError:
                 time.sleep(0.1)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import duckdb  # noqa: F401 (so that no worker imports anything)
@@ -98,13 +99,15 @@ def kill(place: dict[str, Any], version: int, after_s: float | None) -> dict[str
     return {"exit": worker.end()}
 
 
-def hold(place: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """A worker that keeps a transaction open for `seconds`; answers when it has begun."""
+def hold(place: dict[str, Any], until: str) -> dict[str, Any]:
+    """A worker that keeps a transaction open until the file `until` is there; answers when it has begun."""
 
     def work(tell: Callable[[Any], None]) -> None:
         with open_store(**place).transaction():
             tell(os.getpid())
-            time.sleep(seconds)
+            give_up = time.monotonic() + 120
+            while not Path(until).exists() and time.monotonic() < give_up:
+                time.sleep(0.01)
 
     return {"pid": Worker(work).told()}
 
