@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-hypothesis_settings.register_profile("v7", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples in each run: what fails, fails for everybody. `--hypothesis-profile search` looks at other ones.
+hypothesis_settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.register_profile("v7", hypothesis_settings.get_profile("search"), derandomize=True)
 hypothesis_settings.load_profile("v7")
 
 STORES = os.environ.get("V7_TEST_STORES", "duckdb")
@@ -20,18 +22,36 @@ STORES = os.environ.get("V7_TEST_STORES", "duckdb")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which worker of two a slow test belongs to.
+    """Which worker of two a test belongs to.
 
-    What drives a tree of processes, or installs something from Debian, keeps one worker to itself (group daemon). The
-    other slow tests of a file stay together, since they share what was made for them. Backups of a lake are slow ones:
-    a file shows the same in a tenth of the time.
+    The tests of a file stay together, since they share what was made for them; what drives a tree of processes, or
+    installs something from Debian, keeps one worker to itself (group daemon). Backups of a lake are slow ones: a file
+    shows the same in a tenth of the time.
     """
     for item in items:
         if item.path.stem == "test_backup" and "ducklake" in item.name:
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("slow") and not item.get_closest_marker("xdist_group"):
-            alone = "ducklake:postgres" in item.name
-            item.add_marker(pytest.mark.xdist_group("daemon" if alone else item.path.stem))
+        if not item.get_closest_marker("xdist_group"):
+            alone = item.get_closest_marker("slow") and "ducklake:postgres" in item.name
+            item.add_marker(pytest.mark.xdist_group("daemon" if alone else f"{item.path.parent.name}/{item.path.stem}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _dagsters_revisions_are_read_once() -> Iterator[None]:
+    """A new Dagster instance reads each file of its databases' history four times over: half of what it takes."""
+    from alembic.script import ScriptDirectory
+
+    read, known = ScriptDirectory.from_config, {}
+
+    def from_config(config: Any) -> Any:
+        place = config.get_main_option("script_location")
+        if place not in known:
+            known[place] = read(config)
+        return known[place]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptDirectory, "from_config", staticmethod(from_config))
+        yield
 
 
 @pytest.fixture(autouse=True)

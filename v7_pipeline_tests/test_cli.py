@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def commands(group: Any = None, before: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 COMMANDS = dict(sorted(commands()))
+#: Typer makes its tree of commands anew at each call, which takes as long as a short command.
+_tree = cache(typer.main.get_command)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def v7(*arguments: str) -> Said:
     out, err = StringIO(), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr("sys.argv", ["v7", *arguments])
+        patch.setattr(typer.main, "get_command", _tree)
         with pytest.raises(SystemExit) as left:
             cli.main()
     return Said(int(left.value.code or 0), out.getvalue(), err.getvalue())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -271,12 +272,24 @@ def test_compare_shows_the_worst_case_first_and_asks_only_when_confirmed(
 # --- leave-out ------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def asked(home: Path, tmp_path_factory: pytest.TempPathFactory, sandbox: Any) -> Path:
+    """A home with a scan of two symbols against the sandbox."""
+    made = tmp_path_factory.mktemp("asked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("V7_HOME", str(made))
+        patch.setenv("V7_MODE", "demo")
+        patch.setenv("V7_SANDBOX_PORT", sandbox.url.rpartition(":")[2])
+        assert v7("scan", "--as-of", INSTANT, "--symbols", "XRP-USD,DOGE-USD").code == 0
+    return made
+
+
 @pytest.fixture
-def scanned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sandbox: Any) -> Any:
-    """A home of its own with a scan of two symbols against the sandbox, whose count of chats is told."""
+def scanned(asked: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sandbox: Any) -> Any:
+    """A home of its own with what was asked, beside the sandbox, whose count of chats is told."""
+    shutil.copytree(asked, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("V7_HOME", str(tmp_path))
     monkeypatch.setenv("V7_SANDBOX_PORT", sandbox.url.rpartition(":")[2])
-    assert v7("scan", "--as-of", INSTANT, "--symbols", "XRP-USD,DOGE-USD").code == 0
     return lambda: sandbox.counts["chat"]
 
 

@@ -86,7 +86,7 @@ def test_shares_go_by_the_reserve_and_one_cent_covers_the_rounding(store: Store)
     assert newest["known_usd"] == pytest.approx(0.31) and newest["unknown_usd"] == pytest.approx(0.0)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     true=st.lists(st.floats(0, 0.05), min_size=1, max_size=6),
     settled=st.lists(st.floats(0, 0.05), max_size=6),

@@ -187,7 +187,7 @@ def test_lesson_18_a_run_that_dies_costs_nothing_when_done_again(
 ) -> None:
     table = {"after the calls were settled": "llm_signals", "after the decisions were written": "gated_signals"}[what]
     healthy, world = opened("healthy"), opened("dying")
-    healthy.run(AS_OF)
+    healthy.scan(AS_OF)
 
     def dying(store: Any, result: StepResult) -> Any:
         if any(write.table == table for write in result.writes):
@@ -308,7 +308,7 @@ def test_lesson_20_readers_beside_a_scan_neither_fail_nor_stop_it(opened: Open) 
     done, counts, failures = threading.Event(), [], []
 
     def read() -> None:
-        while not done.wait(0.02):
+        while not done.wait(0.05):
             try:
                 counts.append(int(world.store.query("SELECT count(*) AS n FROM llm_signals")["n"][0]))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is what this test looks for
@@ -318,7 +318,7 @@ def test_lesson_20_readers_beside_a_scan_neither_fail_nor_stop_it(opened: Open) 
     for reader in readers:
         reader.start()
     try:
-        for index in range(1, 4):
+        for index in range(1, 3):
             world.clock.now = AS_OF + index * STEP + LATER
             world.run(AS_OF + index * STEP)
     finally:
@@ -326,7 +326,7 @@ def test_lesson_20_readers_beside_a_scan_neither_fail_nor_stop_it(opened: Open) 
         for reader in readers:
             reader.join()
     assert failures == []
-    assert set(counts) <= {3, 6, 9, 12}, "a reader saw half a scan's decisions"
+    assert set(counts) <= {3, 6, 9}, "a reader saw half a scan's decisions"
     assert len(counts) > 10
 
 

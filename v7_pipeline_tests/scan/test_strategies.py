@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,7 +21,7 @@ from v7_pipeline.scan.account import read_account
 from v7_pipeline.scan.run import run_scan
 from v7_pipeline.scan.runtime import Runtime, build_runtime
 from v7_pipeline.settings import SettingsError, load_settings
-from v7_pipeline.store import arrow_rows, conform
+from v7_pipeline.store import arrow_rows, conform, open_store
 from v7_pipeline.store.schema import TABLES
 from v7_pipeline.strategies.v6 import LogisticModel
 from v7_pipeline.strategies.walk_forward import Terms, decisions
@@ -55,8 +57,29 @@ def history() -> pd.DataFrame:
     return pd.concat([walk(34, seed=4 + k, symbol=s, trend=0.1) for k, s in enumerate(SYMBOLS)], ignore_index=True)
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The file of a store with the candles of so many days, made once and to be copied."""
+
+    @cache
+    def make(days: int) -> Path:
+        file = tmp_path_factory.mktemp("stored") / "v7.duckdb"
+        store = open_store(f"duckdb:{file}")
+        store.migrate("0", FIRST)
+        bars = history()
+        bars = bars[(bars["open_time"] < FIRST) & (bars["open_time"] >= FIRST - timedelta(days=days))]
+        marks = {"venue": "sandbox", "source": "demo", "run_id": "stored", "code_version": "0"}
+        known = bars["open_time"] + pd.Timedelta(minutes=1)
+        with store.transaction() as tx:
+            tx.insert_new("candles", conform("candles", bars.assign(fetched_at=known, **marks)))
+        store.close()
+        return file
+
+    return make
+
+
 @pytest.fixture
-def scanner(make_settings: Callable[..., Any]) -> Iterator[Callable[..., Runtime]]:
+def scanner(make_settings: Callable[..., Any], stored: Callable[[int], Path]) -> Iterator[Callable[..., Runtime]]:
     """A runtime over stored candles of `days` days; its clock is set by `scan`."""
 
     def make(strategies: str, *, days: int = 34, home: str = "home", **changes: Any) -> Runtime:
@@ -75,15 +98,10 @@ def scanner(make_settings: Callable[..., Any]) -> Iterator[Callable[..., Runtime
         )
         settings = settings.model_copy(update={"home": settings.home.parent / home})
         settings.data_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(stored(days), settings.store_url.removeprefix("duckdb:"))
         runtime = build_runtime(settings, market=NoMarket())
         runtime.clock = lambda: FIRST
         runtime.prepare_store()
-        bars = history()
-        bars = bars[(bars["open_time"] < FIRST) & (bars["open_time"] >= FIRST - timedelta(days=days))]
-        marks = {"venue": "sandbox", "source": "demo", "run_id": "stored", "code_version": "0"}
-        known = bars["open_time"] + pd.Timedelta(minutes=1)
-        with runtime.store.transaction() as tx:
-            tx.insert_new("candles", conform("candles", bars.assign(fetched_at=known, **marks)))
         return runtime
 
     yield make
@@ -171,7 +189,6 @@ def test_v7_is_the_same_with_and_without_v6(scanner: Any) -> None:
 
 def test_live_decisions_are_their_backtest(scanner: Any, tmp_path: Any) -> None:
     from v7_pipeline.backtest import replay
-    from v7_pipeline.store import open_store
 
     runtime = scanner("v7,v6")
     scan(runtime, scans=3)
@@ -190,6 +207,7 @@ def test_live_decisions_are_their_backtest(scanner: Any, tmp_path: Any) -> None:
 def test_each_is_switched_on_alone(scanner: Any) -> None:
     for name, analyst in (("v7", "rules"), ("v6", "deepseek")):  # v6 needs nobody's key
         runtime = scanner(name, home=name, analyst=analyst)
+        plant(runtime)
         scan(runtime)
         assert set(rows(runtime, "llm_signals")["strategy"]) == {name}
         assert set(rows(runtime, "gated_signals")["strategy"]) == {name}
@@ -248,6 +266,7 @@ def lose(runtime: Runtime, strategy: str, usd: float) -> None:
 @pytest.mark.parametrize(("loser", "other"), [("v6", "v7"), ("v7", "v6")])
 def test_a_lost_account_halts_its_strategy_only(scanner: Any, loser: str, other: str) -> None:
     runtime = scanner("v7,v6")
+    plant(runtime)
     lose(runtime, loser, 10_500.0)
     scan(runtime, scans=2)
     halts = rows(runtime, "halts")
@@ -271,6 +290,7 @@ def test_a_persons_halt_holds_for_all(scanner: Any) -> None:
 
     runtime = scanner("v7,v6")
     marks = {"source": "demo", "run_id": "put", "code_version": "0"}
+    plant(runtime)
     halt(runtime.store, "lunch", at=FIRST - STEP, provenance=marks, marks={"demo": True, "gates_off": ()})
     scan(runtime)
     assert not rows(runtime, "gated_signals")["halt_ok"].any()
@@ -291,6 +311,7 @@ def test_a_fresh_install_has_no_model_and_is_told_what_to_do(scanner: Any) -> No
 @pytest.mark.parametrize("strategies", ["v6", "v7,v6"])
 def test_counts_are_conserved(scanner: Any, strategies: str) -> None:
     runtime = scanner(strategies)
+    plant(runtime)
     scan(runtime, scans=2)
     found = {check.name: bad for check, bad, _ in run_checks(runtime, FIRST + STEP, frozenset(c.name for c in CHECKS))}
     assert found["one_decision_for_each_symbol"] == 0 and found["every_decision_was_gated"] == 0

@@ -112,7 +112,7 @@ def contend(place: dict[str, Any], store: Store, drills: Drills, seconds: float)
 def test_lesson_20_four_writers_and_two_readers_lose_nothing(
     place: dict[str, Any], store: Store, drills: Drills
 ) -> None:
-    contend(place, store, drills, 4)
+    contend(place, store, drills, 2)
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_lesson_20_four_writers_and_two_readers_for_half_a_minute(
 def test_kill_in_the_middle_of_a_replace_leaves_the_old_or_the_new_slice_whole(
     place: dict[str, Any], store: Store, drills: Drills
 ) -> None:
-    kill_in_the_middle(place, store, drills, 20 if place["url"].startswith("duckdb:") else 6)
+    kill_in_the_middle(place, store, drills, 10 if place["url"].startswith("duckdb:") else 6)
 
 
 @pytest.mark.slow
