@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from v7_pipeline import cli
 from v7_pipeline.sandbox.server import SandboxServer
 from v7_pipeline.store import open_store
 from v7_pipeline.store.schema import TABLES, THEORY_NAMES
+from v7_pipeline_tests.ports import free_port
 
 INSTANT = "2024-03-05T00:22:00Z"
 DAY = "2024-03-05"
@@ -75,19 +75,13 @@ def refused(*arguments: str) -> str:
     return lines[0].removeprefix("v7: ")
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 Home = Callable[[Path], None]
 
 
 @pytest.fixture(scope="module")
 def live_in() -> Iterator[Home]:
     """Make a folder the V7 home of this module's commands, with a real-looking key that must never be seen."""
-    port = str(closed_port())
+    port = str(free_port())
     with pytest.MonkeyPatch.context() as patch:
 
         def set_home(home: Path) -> None:
@@ -226,7 +220,7 @@ def test_a_bad_setting_gets_one_sentence_with_its_name(
 
 def test_a_recording_that_cannot_be_read_is_told_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("not,candles\n1,2\n")
-    assert "--replay" in refused("sandbox", "--port", str(closed_port()), "--replay", str(tmp_path / "bad.csv"))
+    assert "--replay" in refused("sandbox", "--port", str(free_port()), "--replay", str(tmp_path / "bad.csv"))
 
 
 def test_an_unknown_signal_names_the_newest_ones(at_home: Scanned) -> None:
@@ -384,8 +378,8 @@ def test_a_reconcile_needs_someone_to_ask_and_keeps_the_first_balance(
 def test_lesson_30_settings_and_doctor_mask_every_secret(at_home: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("V7_STORE", "ducklake:postgres:dbname=v7 host=127.0.0.1 port=1 password=hunter2")
     monkeypatch.setenv("V7_ALERT_URLS", "tgram://hunter2/1")
-    monkeypatch.setenv("V7_DEEPSEEK_URL", f"http://127.0.0.1:{closed_port()}")
-    monkeypatch.setenv("V7_EXCHANGE_URL", f"http://me:hunter2@127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("V7_DEEPSEEK_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("V7_EXCHANGE_URL", f"http://me:hunter2@127.0.0.1:{free_port()}")
     monkeypatch.setenv("V7_MARKET_RETRIES", "0")
     monkeypatch.setenv("V7_STORE_WAIT_S", "1")
     listed = v7("settings")
@@ -438,7 +432,7 @@ def test_doctor_with_a_running_sandbox_is_content(at_home: Scanned, sandbox: Any
 def test_doctor_without_a_network_fails_line_by_line_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    nowhere = f"http://127.0.0.1:{closed_port()}"
+    nowhere = f"http://127.0.0.1:{free_port()}"
     for name, value in {
         "V7_HOME": str(tmp_path / "home"), "V7_EXCHANGE_URL": nowhere, "V7_DEEPSEEK_URL": nowhere,
         "DEEPSEEK_API_KEY": MARKER, "V7_MARKET_RETRIES": "0",

@@ -14,7 +14,8 @@ import typer
 
 from v7_pipeline import cli
 from v7_pipeline.store import open_store
-from v7_pipeline_tests.test_cli import HOLD, INSTANT, MARKER, SIGNAL, closed_port, refused, v7
+from v7_pipeline_tests.ports import free_port
+from v7_pipeline_tests.test_cli import HOLD, INSTANT, MARKER, SIGNAL, refused, v7
 from v7_pipeline_tests.test_docs import commands as documented
 from v7_pipeline_tests.test_docs import problem
 
@@ -28,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("llm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("V7_HOME", str(home))
-        patch.setenv("V7_SANDBOX_PORT", str(closed_port()))
+        patch.setenv("V7_SANDBOX_PORT", str(free_port()))
         patch.setenv("DEEPSEEK_API_KEY", MARKER)
         said = v7("scan", "--demo", "--as-of", INSTANT, "--symbols", "XRP-USD,DOGE-USD")
         assert said.code == 0, said.err
@@ -38,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("V7_HOME", str(home))
-    monkeypatch.setenv("V7_SANDBOX_PORT", str(closed_port()))
+    monkeypatch.setenv("V7_SANDBOX_PORT", str(free_port()))
     monkeypatch.setenv("DEEPSEEK_API_KEY", MARKER)
     monkeypatch.setenv("V7_MODE", "demo")
     monkeypatch.setenv("V7_SYMBOLS", "XRP-USD,DOGE-USD")

@@ -16,6 +16,7 @@ from v7_pipeline.market.coinbase import CoinbaseClient, MarketError
 from v7_pipeline.market.transport import process_limiter
 from v7_pipeline.market.wire import error_text
 from v7_pipeline_tests.market.conftest import MINUTE, T0, Clients, Exchange, Reply, Server
+from v7_pipeline_tests.ports import free_port
 from v7_pipeline_tests.shared_data import needs_shared
 
 LATER = T0 + timedelta(days=1)
@@ -140,15 +141,9 @@ def test_the_vendors_words_are_found_in_every_form(body: str, said: str) -> None
 # --- a market that is not there ------------------------------------------------------------------------------------
 
 
-def refused_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return int(unused.getsockname()[1])
-
-
 @pytest.mark.parametrize(("api", "setting"), [("exchange", "V7_EXCHANGE_URL"), ("advanced", "V7_ADVANCED_URL")])
 def test_no_connection_is_one_clear_sentence(api: Any, setting: str) -> None:
-    url = f"http://127.0.0.1:{refused_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     slept: list[float] = []
     unreachable = CoinbaseClient(api=api, base_url=url, retries=1, sleep=slept.append)
     reason = r"\(the connection is refused or there is no route\)"
@@ -179,7 +174,7 @@ def test_a_wrong_address_is_named_with_its_setting(url: str) -> None:
 
 
 def test_the_sandbox_is_not_called_coinbase() -> None:
-    client = CoinbaseClient(base_url=f"http://127.0.0.1:{refused_port()}", retries=0, venue="sandbox")
+    client = CoinbaseClient(base_url=f"http://127.0.0.1:{free_port()}", retries=0, venue="sandbox")
     with pytest.raises(MarketError, match=r"the market \(sandbox\) could not be reached"):
         client.candles("BTC-USD", *WINDOW, now=LATER)
 
@@ -194,7 +189,7 @@ def test_a_dripping_answer_is_given_up_at_the_deadline(server: Server, client: C
 
 def test_lesson_30_a_password_in_the_address_never_reaches_a_message(server: Server, client: Clients) -> None:
     secret = "hunter2"
-    for host in (server.url.removeprefix("http://"), f"127.0.0.1:{refused_port()}", "[half", "127.0.0.1:notaport"):
+    for host in (server.url.removeprefix("http://"), f"127.0.0.1:{free_port()}", "[half", "127.0.0.1:notaport"):
         for reply in (Reply(500, "x"), Reply(404, "x"), Reply(403, "x"), Reply(200, "x"), Reply(200, "x", promised=9)):
             server.script(reply)
             with pytest.raises(MarketError) as caught:

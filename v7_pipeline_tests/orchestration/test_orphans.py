@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from v7_pipeline.orchestration.orphans import PROCESS_TAG, end_orphans, own_process
+from v7_pipeline_tests.ports import free_port
 
 
 @pytest.fixture
@@ -44,13 +45,10 @@ def test_a_run_of_a_dead_process_or_server_is_ended(instance: dg.DagsterInstance
     gone = subprocess.Popen([sys.executable, "-c", ""])
     began = psutil.Process(gone.pid).create_time()
     gone.wait()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     runs = [
         started(instance, **{PROCESS_TAG: f"{gone.pid} {began:.2f}"}),
         started(instance, **{PROCESS_TAG: f"{os.getpid()} 1.00"}),  # its id has gone to another process
-        started(instance, **{PROCESS_TAG: own_process()}, **server(port)),  # a re-execution of a run of ours
+        started(instance, **{PROCESS_TAG: own_process()}, **server(free_port())),  # a re-execution of a run of ours
     ]
     assert sorted(end_orphans(instance)) == sorted(runs)
     assert {status(instance, run_id) for run_id in runs} == {dg.DagsterRunStatus.FAILURE}

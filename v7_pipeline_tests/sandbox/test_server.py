@@ -16,15 +16,10 @@ import requests
 
 from v7_pipeline.sandbox.replay import ReplayError
 from v7_pipeline.sandbox.server import SandboxError, SandboxServer, run
+from v7_pipeline_tests.ports import free_port
 from v7_pipeline_tests.sandbox.conftest import MINUTE_S, NOW, Client
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_lesson_21_every_answer_is_marked_demo(client: Client) -> None:
