@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_BACKTEST := .venv-bench-backtest
 STAMP := $(VENV)/.installed
 
-.PHONY: run live setup test test-slow lint types imports unit zones lock bench bench-backtest docs clean
+.PHONY: run live setup test test-slow static lint types imports unit zones lock bench bench-backtest docs clean
 
 run: setup          ## set up and start the demo: sandbox, Dagster, dashboard
 	$(BIN)/v7 up --demo
@@ -21,7 +21,10 @@ $(STAMP): requirements.lock pyproject.toml scripts/setup.sh
 	PYTHON="$(PYTHON)" scripts/setup.sh $(VENV)
 	touch $@
 
-test: setup lint types imports unit zones   ## every check that takes minutes, not more
+test: setup static unit zones   ## every check that takes minutes, not more
+
+static:             ## lint, types and imports, two at a time
+	@$(MAKE) --no-print-directory -j 2 -O lint types imports
 
 lint:
 	$(BIN)/ruff check .
@@ -37,8 +40,8 @@ unit:
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
 # The first system died of local time: what deals with time (days, halts, trades, alerts, what is stored) passes in two
-# more zones, one beside the other. Left out is what no zone reaches: kills, locks and backups, lakes (their tables are
-# written as a file's are), the challenge's chances, and what asks whole scans about faults, words and strategies.
+# more zones, one beside the other. Left out are what no zone reaches (kills, locks, backups, the challenge's chances,
+# lakes, whose tables are written as a file's are) and, for their length, whole scans of market context and strategies.
 IN_ZONES := $(addprefix v7_pipeline_tests/,store market gates trades scan) \
 	$(addprefix --ignore=v7_pipeline_tests/,store/test_processes.py store/test_lingering.py store/test_backup.py \
 	store/test_full_disk.py gates/test_challenge.py gates/test_ftmo_properties.py scan/test_ungrounded_shown.py \
