@@ -99,19 +99,13 @@ def _with_gaps(end: datetime) -> pd.DataFrame:
     return candles[~gone]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
         {"gates_off": (), "horizon_minutes": 30},
-        pytest.param(
-            {"gates_off": (), "horizon_minutes": 12, "risk_per_trade": 0.02, "max_signals_per_hour": 3},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {"gates_off": ("exposure", "rate"), "risk_per_trade": 0.012, "horizon_minutes": 20}
-            | {"win_rate_half_life": 5.0},
-            marks=pytest.mark.slow,
-        ),
+        {"gates_off": (), "horizon_minutes": 12, "risk_per_trade": 0.02, "max_signals_per_hour": 3},
+        {"gates_off": ("exposure", "rate"), "risk_per_trade": 0.012, "horizon_minutes": 20, "win_rate_half_life": 5.0},
     ],
     ids=["gates", "limits", "losses"],
 )

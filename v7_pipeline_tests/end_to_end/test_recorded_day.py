@@ -19,9 +19,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from v7_pipeline.backtest import replay
+from v7_pipeline.backtest.analysts import ledger_analyst
 from v7_pipeline.orchestration.launch import execute_backfill
 from v7_pipeline.sandbox.replay import Replay, read_recording
 from v7_pipeline.sandbox.server import SandboxServer
+from v7_pipeline.store import open_store
 from v7_pipeline.store.schema import TABLES, THEORY_NAMES
 from v7_pipeline_tests.end_to_end.world import LATER, Clock, World, assert_same, contents, open_world
 from v7_pipeline_tests.shared_data import needs_shared
@@ -295,6 +298,22 @@ def test_the_hours_lived_live_are_those_scanned_afterwards(lived: Lived) -> None
         live, late = (_at(frames[name], MORNING) for frames in (lived.morning, lived.day))
         assert len(live), name
         assert_same({name: live}, {name: late}, without=without)
+
+
+def test_the_day_is_its_backtest(lived: Lived, tmp_path: Path) -> None:
+    """Replayed over the stored candles with the ledger's answers: every decision, gate, size and outcome again."""
+    world = lived.world
+    target = open_store(f"duckdb:{tmp_path / 'backtest.duckdb'}")
+    analyst = ledger_analyst(world.store, world.runtime.replay_analyst(world.store), INSTANTS, SYMBOLS, skip=True)
+    chats = world.chats
+    replay(world.store, target, world.runtime.settings, start=DAY, end=DAY + timedelta(days=1), analyst=analyst)
+    names = ("llm_signals", "gated_signals", "outcomes", "win_rates")
+    of_the_day, again = {name: lived.day[name] for name in names}, contents(target, *names)
+    assert world.chats == chats and len(again["llm_signals"]) == len(INSTANTS) * len(SYMBOLS)
+    assert of_the_day["gated_signals"]["accepted"].sum() > 3 and (of_the_day["outcomes"]["outcome"] != "open").any()
+    # Who answered and when, and the room that paid calls had left.
+    apart = ("run_id", "source", "analyst", "call_id", "decided_at", "price_age_s", "labelled_at", "gate_inputs")
+    assert_same(of_the_day, again, without=apart)
 
 
 def test_lesson_13_every_theory_speaks_of_every_symbol_whatever_its_price(lived: Lived) -> None:

@@ -36,6 +36,7 @@ def test_before_the_first_scan_there_is_nothing_to_repair(make_settings: Make) -
     assert not data.run_requests and "nothing to repair yet" in data.skip_message
 
 
+@pytest.mark.slow
 def test_after_six_hours_of_downtime_everything_is_there_within_five_minutes_and_no_signal_for_the_past(
     make_runtime: Make,
 ) -> None:
