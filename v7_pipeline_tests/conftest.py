@@ -26,11 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Which worker of two a test belongs to.
 
     The tests of a file stay together, since they share what was made for them; what drives a tree of processes, or
-    installs something from Debian, keeps one worker to itself (group daemon). Backups of a lake are slow ones: a file
-    shows the same in a tenth of the time.
+    installs something from Debian, keeps one worker to itself (group daemon). Backups of a lake and its kills are slow
+    ones: a file shows the same in a tenth of the time.
     """
     for item in items:
-        if item.path.stem == "test_backup" and "ducklake" in item.name:
+        if item.path.stem in ("test_backup", "test_processes") and "ducklake" in item.name:
             item.add_marker(pytest.mark.slow)
         if not item.get_closest_marker("xdist_group"):
             alone = item.get_closest_marker("slow") and "ducklake:postgres" in item.name

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import pytest
 
 from v7_pipeline.definitions import build_definitions
 from v7_pipeline.orchestration.launch import execute_scan
