@@ -95,8 +95,8 @@ class Labels:
             ),
             settings.slippage,
         )
-        keys = zip(self.rows.tolist(), self.plans["side"], strict=True)
-        self._place = {(row, side): place for place, (row, side) in enumerate(keys)}
+        keys = zip(self.rows.tolist(), self.plans["side"].tolist(), strict=True)
+        self._place = {key: place for place, key in enumerate(keys)}
 
     def of(self, row: int, side: str) -> int | None:
         """The place of a row's trade on that side; None where its plan cannot be followed."""

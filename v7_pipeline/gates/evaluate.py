@@ -40,6 +40,7 @@ STATUSES = ("answered", "abstained", "skipped")
 # A trade is entered some minutes after its signal; its horizon runs from then.
 _TO_FILL = timedelta(minutes=15)
 _NO_TRADE: Mapping[str, Any] = {"risk_usd": 0.0, "margin_usd": 0.0}
+_OK = {gate: f"{gate}_ok" for gate in GATES}
 _JSON = json.JSONEncoder(sort_keys=True, allow_nan=False)
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
@@ -295,11 +296,11 @@ def _gate_one(row: dict[str, Any], size: Mapping[str, Any], tally: _Tally) -> di
         **{name: row[name] for name in ("signal_id", "symbol", "strategy")},
         "as_of": tally.as_of,
         "side": side,
-        **{f"{answer.gate}_ok": answer.passed for answer in answers},
+        **{_OK[answer.gate]: answer.passed for answer in answers},
         "gate_inputs": _JSON.encode(
             {a.gate: {**a.inputs, "reasons": list(a.reason_codes)} for a in answers if a.passed is not None}
         ),
-        "gates_off": ",".join(gate for gate in GATES if gate in context.off),
+        "gates_off": ",".join(gate for gate in GATES if gate in context.off) if context.off else "",
         "reason_codes": ",".join(against),
         "accepted": accepted,
         "tier": conditions.tier_of(row["confidence"]) if trading else None,

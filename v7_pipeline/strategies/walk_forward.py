@@ -330,6 +330,8 @@ def price_steps(candles: pd.DataFrame, instants: pd.DatetimeIndex, lag_minutes: 
         exact = open_ & (np.abs(prices.round(places) - prices) < 10.0 ** -(_MOST_DECIMALS + 2)).all(axis=1)
         decimals[exact] = places
         open_ &= ~exact
+        if not open_.any():
+            break
     opened, asked = _minutes(candles["open_time"]), _minutes(instants)
     stop = np.searchsorted(opened, asked - lag_minutes)
     first = np.searchsorted(opened, asked - _PRICE_STEP_MINUTES)
