@@ -106,8 +106,9 @@ def _with_gaps(end: datetime) -> pd.DataFrame:
         {"gates_off": (), "horizon_minutes": 30},
         {"gates_off": (), "horizon_minutes": 12, "risk_per_trade": 0.02, "max_signals_per_hour": 3},
         {"gates_off": ("exposure", "rate"), "risk_per_trade": 0.012, "horizon_minutes": 20, "win_rate_half_life": 5.0},
+        {"gates_off": ("exposure",), "horizon_minutes": 5, "max_signals_per_hour": 2},
     ],
-    ids=["gates", "limits", "losses"],
+    ids=["gates", "limits", "losses", "a full hour with nothing open"],
 )
 def test_it_is_the_replay_through_gaps_limits_and_losses(tmp_path: Path, changes: dict[str, Any]) -> None:
     end = START + timedelta(hours=3)
@@ -118,7 +119,7 @@ def test_it_is_the_replay_through_gaps_limits_and_losses(tmp_path: Path, changes
 @pytest.mark.parametrize(
     "changes",
     [
-        {"backtest_lag_min": 1, "backtest_latency_s": 7.0, "gates_off": (), "horizon_minutes": 20},
+        {"backtest_lag_min": 1, "backtest_latency_s": 7.0, "gates_off": (), "horizon_minutes": 18},
         pytest.param(
             {"backtest_lag_min": 2, "backtest_latency_s": 70.0, "max_decision_delay_s": 60.0, "horizon_minutes": 15}
             | {"risk_per_trade": 0.012, "gates_off": ("freshness", "exposure")},
