@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from v7_pipeline.backtest import Simulation, prepare, replay, simulate
-from v7_pipeline.backtest.deciders import FixedDecider, decider_of
+from v7_pipeline.backtest import Simulation, engine, prepare, replay, simulate
+from v7_pipeline.backtest.deciders import FixedDecider, RulesDecider, decider_of
 from v7_pipeline.backtest.prepared import Prepared
 from v7_pipeline.settings import Settings
 from v7_pipeline.store import Store, conform
@@ -267,3 +267,20 @@ def test_stored_readings_and_computed_ones_are_one(replayed: Replayed, tmp_path:
         tx.upsert("theory_features", conform("theory_features", frame, marks))
     stored = prepare(source, settings, start=START, end=end)
     pd.testing.assert_frame_equal(computed.readings, stored.readings, check_exact=True)
+
+
+def test_an_answer_that_is_kept_while_nothing_is_open_is_that_of_the_same_hour_and_age(replayed: Replayed) -> None:
+    settings = settings_of(gates_off=(), max_signals_per_hour=1)
+    given = prepare(replayed.source, settings, start=START, end=END)
+    walk = engine._Walk(given, settings, RulesDecider(given, settings))
+    scan = walk.scans[2]
+    at = datetime.fromtimestamp(scan * 60, tz=START.tzinfo)
+    walk.flat = walk._state(scan, at)
+
+    def asked(accepted: list[int], minutes_old: int = 0) -> str | None:
+        walk.recent = accepted
+        given.features[2 * walk.k] = scan - minutes_old
+        return walk._not_asked(2 * walk.k, at, walk._context(2, scan, walk.flat, []))
+
+    assert [asked([]), asked([scan - 10]), asked([])] == [None, "RATE_LIMIT", None]
+    assert [asked([], 9), asked([], 0), asked([], 9)] == ["PRICE_STALE", None, "PRICE_STALE"]
